@@ -1,0 +1,1 @@
+"""Run dbt Cloud from Dagster."""
