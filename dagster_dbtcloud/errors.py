@@ -15,7 +15,7 @@ It holds no logic and knows neither Dagster nor httpx; one place turns a ``RunEr
           NotFoundError           404: missing, or not permitted (dbt Cloud does not tell which)
           RateLimitedError        429
           ServerError             5xx
-        ApiResponseError          an answer that cannot be read: not JSON, wrong shape, HTML of a proxy
+        ApiResponseError          an answer that cannot be read: not JSON, wrong shape, HTML
       RunError                    a dbt Cloud run: .run_id .run_url .failed_nodes
         RunFailed
         RunCancelled
@@ -63,7 +63,7 @@ class ApiConnectionError(ApiError):
 
 
 class ApiStatusError(ApiError):
-    """dbt Cloud answered with an error status. ``body`` is shortened to a few hundred characters."""
+    """dbt Cloud answered with an error status. ``body`` is cut to a few hundred characters."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class NotFoundError(ApiStatusError):
 
 
 class RateLimitedError(ApiStatusError):
-    """429: the account's request budget is used up. ``retry_after`` is in seconds, if it was told."""
+    """429: the account's request budget is used up. ``retry_after``: seconds, if it was told."""
 
     retry_after: float | None = None
 

@@ -1,0 +1,130 @@
+"""`@dbt_cloud_assets` and the loaders of specs: from a workspace to Dagster definitions.
+
+What runs inside the decorated function is the user's; it usually is one call of
+``DbtCloudWorkspace.cli``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from dagster_dbtcloud.errors import ConfigError
+from dagster_dbtcloud.translator import DagsterDbtTranslator
+from dagster_dbtcloud.workspace import (
+    DEFAULT_SELECT,
+    EXCLUDE_TAG,
+    SELECT_TAG,
+    SELECTOR_TAG,
+    DbtCloudWorkspace,
+)
+
+
+def load_dbt_cloud_asset_specs(
+    workspace: DbtCloudWorkspace,
+    dagster_dbt_translator: DagsterDbtTranslator | None = None,
+    select: str = DEFAULT_SELECT,
+    exclude: str = "",
+    selector: str = "",
+) -> Sequence[dg.AssetSpec]:
+    """Return one asset spec for each selected model, seed and snapshot of the workspace.
+
+    Raises: SelectionError, StateError, ManifestError, ConfigError.
+    """
+    return workspace.load_asset_specs(
+        select=select,
+        exclude=exclude,
+        selector=selector,
+        dagster_dbt_translator=dagster_dbt_translator,
+    )
+
+
+def load_dbt_cloud_check_specs(
+    workspace: DbtCloudWorkspace,
+    dagster_dbt_translator: DagsterDbtTranslator | None = None,
+    select: str = DEFAULT_SELECT,
+    exclude: str = "",
+    selector: str = "",
+) -> Sequence[dg.AssetCheckSpec]:
+    """Return one check spec for each test of the selected nodes.
+
+    Raises: SelectionError, StateError, ManifestError, ConfigError.
+    """
+    return workspace.load_check_specs(
+        select=select,
+        exclude=exclude,
+        selector=selector,
+        dagster_dbt_translator=dagster_dbt_translator,
+    )
+
+
+def dbt_cloud_assets(
+    *,
+    workspace: DbtCloudWorkspace,
+    select: str = DEFAULT_SELECT,
+    exclude: str = "",
+    selector: str = "",
+    name: str | None = None,
+    group_name: str | None = None,
+    dagster_dbt_translator: DagsterDbtTranslator | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+    op_tags: Mapping[str, Any] | None = None,
+    pool: str | None = None,
+    required_resource_keys: set[str] | None = None,
+    config_schema: Any | None = None,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Define the selected dbt nodes as assets that the decorated function materializes.
+
+    ::
+
+        @dbt_cloud_assets(workspace=workspace)
+        def my_dbt_assets(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace):
+            yield from dbt_cloud.cli(["build"], context=context).wait()
+
+    ``select``, ``exclude`` and ``selector`` are dbt's. ``group_name`` replaces the groups that the
+    translator gives. With time partitions, a backfill is one run unless ``backfill_policy`` says
+    otherwise. The other arguments are those of ``dagster.multi_asset``.
+
+    Raises: ConfigError when nothing is selected; SelectionError, StateError, ManifestError.
+    """
+    specs = workspace.load_specs(select, exclude, selector, dagster_dbt_translator)
+    if not specs.asset_specs and not specs.check_specs:
+        raise ConfigError(
+            f"@dbt_cloud_assets selects nothing of {specs.manifest.origin}: select={select!r}, "
+            f"exclude={exclude!r}, selector={selector!r}."
+        )
+    asset_specs = list(specs.asset_specs)
+    if group_name is not None:
+        asset_specs = [spec.replace_attributes(group_name=group_name) for spec in asset_specs]
+    if partitions_def is not None:
+        asset_specs = [
+            spec.replace_attributes(partitions_def=partitions_def) for spec in asset_specs
+        ]
+        if backfill_policy is None and isinstance(
+            partitions_def, dg.TimeWindowPartitionsDefinition
+        ):
+            backfill_policy = dg.BackfillPolicy.single_run()
+    return dg.multi_asset(
+        name=name,
+        specs=asset_specs,
+        check_specs=list(specs.check_specs),
+        can_subset=True,
+        required_resource_keys=required_resource_keys,
+        config_schema=config_schema,
+        backfill_policy=backfill_policy,
+        retry_policy=retry_policy,
+        op_tags={
+            SELECT_TAG: select,
+            EXCLUDE_TAG: exclude,
+            SELECTOR_TAG: selector,
+            **(op_tags or {}),
+        },
+        pool=pool,
+        # dbt tests of sources are checks of assets that are upstream, not ours; and Dagster's own
+        # look-up of each check's asset is quadratic
+        allow_arbitrary_check_specs=True,
+    )

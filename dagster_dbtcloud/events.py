@@ -1,0 +1,299 @@
+"""What dbt did to a node, said once as an ``Outcome`` and rendered for Dagster twice.
+
+An outcome is rendered as a result that a running step yields, or as an event of the event log
+(what a sensor reports). Pure: no network, no instance, no files; the keys come from the specs that
+the code location declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any
+
+import dagster as dg
+
+from dagster_dbtcloud.dbt.run_results import NodeResult, RunResults
+from dagster_dbtcloud.specs import UNIQUE_ID
+
+RUN_ID_TAG = "dagster_dbtcloud/run_id"
+JOB_ID_TAG = "dagster_dbtcloud/job_id"
+INVOCATION_ID_TAG = "dagster_dbtcloud/invocation_id"
+GIT_SHA_TAG = "dagster_dbtcloud/git_sha"
+
+_MESSAGE_LIMIT = 4_000
+"""Characters of one dbt message that go into metadata; dbt can print whole query plans."""
+
+_BUILT = frozenset({"success", "partial success", "warn"})  # "warn" of a model: Fusion
+_UNCHANGED = frozenset({"no-op", "reused"})
+_CHECK_PASSED = frozenset({"pass", "success"})
+
+
+class OutcomeKind(str, Enum):
+    """The five things dbt can do to a node, as far as Dagster is concerned."""
+
+    MATERIALIZED = "materialized"
+    CHECKED = "checked"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    OBSERVED = "observed"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """The dbt Cloud run (and the step of it) that an outcome comes from."""
+
+    run_id: int
+    url: str | None = None
+    job_id: int | None = None
+    git_sha: str | None = None
+    step_index: int | None = None
+    invocation_id: str | None = None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Return the tags that every recorded event carries, so that it can be found again."""
+        values = {
+            RUN_ID_TAG: str(self.run_id),
+            JOB_ID_TAG: None if self.job_id is None else str(self.job_id),
+            INVOCATION_ID_TAG: self.invocation_id,
+            GIT_SHA_TAG: self.git_sha,
+        }
+        return {key: value for key, value in values.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One node's fate in one step of one dbt Cloud run."""
+
+    kind: OutcomeKind
+    result: NodeResult
+    run: RunRef
+    asset_key: dg.AssetKey | None = None
+    check_key: dg.AssetCheckKey | None = None
+
+    @property
+    def unique_id(self) -> str:
+        return self.result.unique_id
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The assets and checks that a code location declares, by dbt's ``unique_id``."""
+
+    asset_keys: Mapping[str, dg.AssetKey] = field(default_factory=dict)
+    check_keys: Mapping[str, dg.AssetCheckKey] = field(default_factory=dict)
+    partitioned: frozenset[dg.AssetKey] = frozenset()
+
+    @classmethod
+    def from_specs(
+        cls, asset_specs: Iterable[dg.AssetSpec], check_specs: Iterable[dg.AssetCheckSpec]
+    ) -> Declared:
+        """Read the ``unique_id`` from each spec's metadata; specs without one are not dbt's."""
+        asset_keys: dict[str, dg.AssetKey] = {}
+        partitioned: set[dg.AssetKey] = set()
+        for asset in asset_specs:
+            unique_id = asset.metadata.get(UNIQUE_ID)
+            if isinstance(unique_id, str):
+                asset_keys[unique_id] = asset.key
+                if asset.partitions_def is not None:
+                    partitioned.add(asset.key)
+        check_keys = {
+            unique_id: check.key
+            for check in check_specs
+            if isinstance(unique_id := (check.metadata or {}).get(UNIQUE_ID), str)
+        }
+        return cls(asset_keys, check_keys, frozenset(partitioned))
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """The outcomes of one step, oldest first, and the ids that nobody here declared."""
+
+    outcomes: tuple[Outcome, ...]
+    undeclared: tuple[str, ...]
+
+
+def interpret(results: RunResults, declared: Declared, run: RunRef) -> Interpretation:
+    """Translate one ``run_results.json`` into outcomes over what is declared.
+
+    Results of commands that build nothing (``compile``, ``docs generate``) give no outcome.
+    Order: dbt's own completion time; what has none comes last, as it stands in the file.
+    """
+    outcomes: list[Outcome] = []
+    undeclared: list[str] = []
+    if results.builds or results.command == "test":
+        for result in sorted(results.results, key=_completion):
+            outcome = _interpret_node(result, declared, run)
+            if isinstance(outcome, Outcome):
+                outcomes.append(outcome)
+            elif result.unique_id.split(".", 1)[0] in _REPORTABLE:
+                undeclared.append(result.unique_id)
+    return Interpretation(tuple(outcomes), tuple(undeclared))
+
+
+_REPORTABLE = frozenset({"model", "seed", "snapshot", "test", "unit_test"})
+
+
+def _completion(result: NodeResult) -> datetime:
+    return result.completed_at or datetime.max.replace(tzinfo=timezone.utc)
+
+
+def _interpret_node(result: NodeResult, declared: Declared, run: RunRef) -> Outcome | None:
+    check_key = declared.check_keys.get(result.unique_id)
+    if check_key is not None:
+        kind = OutcomeKind.SKIPPED if result.status == "skipped" else OutcomeKind.CHECKED
+        return Outcome(kind, result, run, asset_key=check_key.asset_key, check_key=check_key)
+    asset_key = declared.asset_keys.get(result.unique_id)
+    if asset_key is None:
+        return None
+    if result.status in _BUILT:
+        kind = OutcomeKind.MATERIALIZED
+    elif result.status in _UNCHANGED:
+        kind = OutcomeKind.OBSERVED
+    elif result.status == "skipped":
+        kind = OutcomeKind.SKIPPED
+    else:
+        kind = OutcomeKind.FAILED  # "error", and whatever word a later dbt finds for it
+    return Outcome(kind, result, run, asset_key=asset_key)
+
+
+# --- rendering -----------------------------------------------------------------------------------
+
+
+def outcome_metadata(outcome: Outcome) -> dict[str, dg.MetadataValue]:
+    """Return what a person wants to see beside the event; absent facts have no entry."""
+    result, run = outcome.result, outcome.run
+    values: dict[str, dg.MetadataValue | None] = {
+        "unique_id": dg.MetadataValue.text(result.unique_id),
+        "status": dg.MetadataValue.text(result.status),
+        "invocation_id": _text(run.invocation_id),
+        "dbt_cloud_run": dg.MetadataValue.url(run.url) if run.url else None,
+        "dbt_cloud_run_id": dg.MetadataValue.int(run.run_id),
+        "execution_duration": dg.MetadataValue.float(result.execution_time),
+        "completed_at": (
+            dg.MetadataValue.timestamp(result.completed_at) if result.completed_at else None
+        ),
+        "query_id": _text(result.query_id),
+        "message": _text(_shorten(result.message)),
+    }
+    if outcome.check_key is not None:
+        values["failed_row_count"] = (
+            dg.MetadataValue.int(result.failures) if result.failures is not None else None
+        )
+    else:
+        values["rows_affected"] = (
+            dg.MetadataValue.int(result.rows_affected) if result.rows_affected is not None else None
+        )
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _text(value: str | None) -> dg.MetadataValue | None:
+    return dg.MetadataValue.text(value) if value else None
+
+
+def _shorten(message: str | None) -> str | None:
+    if message is None or len(message) <= _MESSAGE_LIMIT:
+        return message
+    return message[:_MESSAGE_LIMIT] + " … (shortened; the dbt Cloud run has the whole message)"
+
+
+def _check_verdict(result: NodeResult) -> tuple[bool, dg.AssetCheckSeverity]:
+    """Return (passed, severity): a dbt ``warn`` is a check that did not pass, as a warning."""
+    severity = (
+        dg.AssetCheckSeverity.WARN if result.status == "warn" else dg.AssetCheckSeverity.ERROR
+    )
+    return result.status in _CHECK_PASSED, severity
+
+
+def as_step_result(outcome: Outcome) -> dg.MaterializeResult[Any] | dg.AssetCheckResult | None:
+    """Render for a running step that selected this asset or check.
+
+    None for what a step does not yield: failed, skipped and unchanged nodes.
+    """
+    if outcome.kind is OutcomeKind.MATERIALIZED:
+        return dg.MaterializeResult(
+            asset_key=outcome.asset_key,
+            metadata=outcome_metadata(outcome),
+            tags=outcome.run.tags,
+        )
+    if outcome.kind is OutcomeKind.CHECKED and outcome.check_key is not None:
+        passed, severity = _check_verdict(outcome.result)
+        return dg.AssetCheckResult(
+            passed=passed,
+            asset_key=outcome.check_key.asset_key,
+            check_name=outcome.check_key.name,
+            severity=severity,
+            description=_shorten(outcome.result.message),
+            metadata=outcome_metadata(outcome),
+        )
+    return None
+
+
+def as_log_event(
+    outcome: Outcome, *, partition: str | None = None
+) -> dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation | None:
+    """Render for the event log, outside of a step (or for an asset the step did not select).
+
+    Failed, skipped and unchanged assets become observations; a skipped check says nothing.
+    """
+    if outcome.check_key is not None:
+        if outcome.kind is not OutcomeKind.CHECKED:
+            return None
+        passed, severity = _check_verdict(outcome.result)
+        return dg.AssetCheckEvaluation(
+            asset_key=outcome.check_key.asset_key,
+            check_name=outcome.check_key.name,
+            passed=passed,
+            severity=severity,
+            description=_shorten(outcome.result.message),
+            metadata={**outcome_metadata(outcome)},
+        )
+    if outcome.asset_key is None:
+        return None
+    if outcome.kind is OutcomeKind.MATERIALIZED:
+        return dg.AssetMaterialization(
+            asset_key=outcome.asset_key,
+            metadata=outcome_metadata(outcome),
+            tags=outcome.run.tags,
+            partition=partition,
+        )
+    return dg.AssetObservation(
+        asset_key=outcome.asset_key,
+        description=f"dbt: {outcome.result.status}",
+        metadata=outcome_metadata(outcome),
+        tags=outcome.run.tags,
+        partition=partition,
+    )
+
+
+def failure_table(outcomes: Sequence[Outcome]) -> dg.MetadataValue:
+    """Return the failed nodes and dbt's messages as a table for a step's failure."""
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "node": outcome.unique_id,
+                    "status": outcome.result.status,
+                    "message": _shorten(outcome.result.message) or "",
+                }
+            )
+            for outcome in outcomes
+        ],
+        schema=dg.TableSchema(
+            columns=[dg.TableColumn(name) for name in ("node", "status", "message")]
+        ),
+    )
+
+
+def failed(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Walk the outcomes that made (or would make) dbt exit with an error."""
+    for outcome in outcomes:
+        if outcome.kind is OutcomeKind.FAILED:
+            yield outcome
+        elif outcome.kind is OutcomeKind.CHECKED:
+            passed, severity = _check_verdict(outcome.result)
+            if not passed and severity is dg.AssetCheckSeverity.ERROR:
+                yield outcome

@@ -1,0 +1,88 @@
+"""The results of a finished dbt Cloud run: ``run_results.json`` of every step that builds or tests.
+
+The artifact without a step number is that of the last step, which may be ``dbt docs generate``
+(docs/dbt-cloud-api.md), so each step is asked for by its index. One look, no waiting: the caller
+decides how long a late artifact is worth.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from dagster_dbtcloud.cloud.client import DbtCloudClient
+from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep
+from dagster_dbtcloud.dbt.run_results import RunResults
+from dagster_dbtcloud.errors import NotFoundError, RunResultsError
+
+RUN_RESULTS = "run_results.json"
+
+BUILDING = frozenset({"build", "run", "seed", "snapshot", "retry", "clone"})
+CHECKING = frozenset({"test"})
+_OTHER = {"clean", "compile", "debug", "deps", "docs", "init", "list", "ls", "parse", "show"}
+_COMMANDS = BUILDING | CHECKING | _OTHER | {"run-operation", "source"}
+
+
+def dbt_command(command: str | None) -> str | None:
+    """Return the sub-command of a step's command line: ``build`` of ``dbt --debug build -s x``.
+
+    None when the step invokes no dbt, or a sub-command unknown to this package.
+    """
+    if command is None:
+        return None
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    if not words or words[0].rsplit("/", 1)[-1] != "dbt":
+        return None
+    return next((word for word in words[1:] if word in _COMMANDS), None)
+
+
+@dataclass(frozen=True)
+class StepResults:
+    """One step and what it did."""
+
+    step: RunStep
+    results: RunResults
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """All that a finished run tells.
+
+    ``late`` names the steps whose artifact is not there yet (or never will be);
+    ``damaged`` holds one error for each artifact that cannot be read.
+    """
+
+    run: Run
+    steps: tuple[StepResults, ...]
+    late: tuple[RunStep, ...] = ()
+    damaged: tuple[RunResultsError, ...] = ()
+
+
+def harvest(client: DbtCloudClient, run: Run, *, known: Harvest | None = None) -> Harvest:
+    """Fetch the results of each building or testing step of ``run`` (which has its ``run_steps``).
+
+    ``known`` is an earlier, incomplete harvest of the same run: only what it lacks is fetched.
+
+    Raises: ApiError, when dbt Cloud does not answer.
+    """
+    found = {item.step.index: item for item in known.steps} if known else {}
+    late: list[RunStep] = []
+    damaged: list[RunResultsError] = []
+    for step in run.run_steps:
+        if dbt_command(step.command) not in BUILDING | CHECKING or step.index in found:
+            continue
+        if step.started_at is None and step.status not in (RunStatus.SUCCESS, RunStatus.ERROR):
+            continue  # skipped after a failure: it never ran
+        origin = f"{RUN_RESULTS} of dbt Cloud run {run.id}, step {step.index}"
+        try:
+            data = client.artifact(run.id, RUN_RESULTS, step=step.index)
+            found[step.index] = StepResults(step, RunResults.from_bytes(data, origin=origin))
+        except NotFoundError:
+            late.append(step)
+        except RunResultsError as error:
+            damaged.append(error)
+    steps = tuple(found[index] for index in sorted(found))
+    return Harvest(run, steps, tuple(late), tuple(damaged))

@@ -1,0 +1,393 @@
+"""Which manifest a code location is built from, where it came from, and where it is kept.
+
+A manifest is an immutable artifact of one dbt Cloud run. What travels between processes is a
+`ManifestPointer` of a few hundred bytes; the content lies in a cache on disk, under its SHA-256
+digest, written atomically, shared by all processes and safe to delete. This module starts no dbt
+Cloud run: when there is no manifest anywhere, the caller's ``parse`` does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dagster_dbtcloud import _dagster_private
+from dagster_dbtcloud.cloud.client import DbtCloudClient
+from dagster_dbtcloud.cloud.filters import why_not_production
+from dagster_dbtcloud.cloud.models import Run, RunStatus
+from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.errors import (
+    ApiError,
+    ConfigError,
+    ManifestError,
+    NotFoundError,
+    StateError,
+)
+
+logger = logging.getLogger("dagster_dbtcloud")
+
+CACHE_VARIABLE = "DAGSTER_DBTCLOUD_CACHE_DIR"
+MANIFEST = "manifest.json"
+_CANDIDATES = 50
+"""How many of the newest finished runs are asked for a manifest before a parse is thought of."""
+_KEEP = 10
+"""How many manifests the cache keeps; the newest survive."""
+
+
+@dataclass(frozen=True)
+class WorkspaceIds:
+    """A workspace with every name resolved."""
+
+    access_url: str
+    account_id: int
+    project_id: int
+    environment_id: int
+
+
+@dataclass(frozen=True)
+class ManifestPointer:
+    """Where a manifest is: a run's artifact, and the digest of its bytes. Under 1 kB as text."""
+
+    ids: WorkspaceIds
+    run_id: int
+    step: int | None
+    digest: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ManifestPointer | None:
+        """Return the pointer; None when the text is not one (half written, another version)."""
+        try:
+            raw = json.loads(text)
+            return cls(
+                ids=WorkspaceIds(
+                    access_url=str(raw["ids"]["access_url"]),
+                    account_id=int(raw["ids"]["account_id"]),
+                    project_id=int(raw["ids"]["project_id"]),
+                    environment_id=int(raw["ids"]["environment_id"]),
+                ),
+                run_id=int(raw["run_id"]),
+                step=None if raw["step"] is None else int(raw["step"]),
+                digest=str(raw["digest"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class State:
+    """A loaded manifest; ``pointer`` is None when the user gave the manifest."""
+
+    manifest: Manifest
+    pointer: ManifestPointer | None
+    warning: str | None = None
+
+
+def default_cache_dir() -> Path:
+    """Return ``$DAGSTER_DBTCLOUD_CACHE_DIR``, else below ``$DAGSTER_HOME``, else the user's."""
+    if explicit := os.environ.get(CACHE_VARIABLE):
+        return Path(explicit).expanduser()
+    if home := os.environ.get("DAGSTER_HOME"):
+        return Path(home).expanduser() / "storage" / "dagster_dbtcloud"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "dagster_dbtcloud"
+
+
+class ManifestCache:
+    """Manifests by digest, and the last known good pointer of each workspace.
+
+    Every write goes to a temporary file and is renamed, so that a reader sees the old or the new
+    content, never a half. A cache that cannot be written is a warning, not an error.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, digest: str) -> bytes | None:
+        """Return the bytes with this digest; None when absent. A damaged file counts as absent."""
+        try:
+            data = self._content(digest).read_bytes()
+        except OSError:
+            return None
+        if sha256(data).hexdigest() != digest:
+            logger.warning(
+                "The cached manifest %s is damaged and is fetched anew.", self._content(digest)
+            )
+            return None
+        return data
+
+    def write(self, data: bytes) -> str:
+        """Keep ``data``; return its digest (SHA-256, hex)."""
+        digest = sha256(data).hexdigest()
+        self._write(self._content(digest), data)
+        self._prune()
+        return digest
+
+    def last_good(self, key: str) -> ManifestPointer | None:
+        """Return the pointer that served this workspace last; None when there is none."""
+        try:
+            return ManifestPointer.from_json(self._current(key).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def set_last_good(self, key: str, pointer: ManifestPointer) -> None:
+        self._write(self._current(key), pointer.to_json().encode())
+
+    def _content(self, digest: str) -> Path:
+        return self.root / "manifests" / f"{digest}.json"
+
+    def _current(self, key: str) -> Path:
+        return self.root / "current" / f"{key}.json"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                os.replace(temporary, path)
+            except OSError:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            logger.warning("The cache %s cannot be written: %s", self.root, error)
+
+    def _prune(self) -> None:
+        """Drop the oldest manifests that no workspace points to."""
+        try:
+            in_use = {
+                pointer.digest
+                for path in (self.root / "current").glob("*.json")
+                if (pointer := ManifestPointer.from_json(path.read_text(encoding="utf-8")))
+            }
+            files = sorted(
+                (self.root / "manifests").glob("*.json"),
+                key=lambda path: path.stat().st_mtime,
+                reverse=True,
+            )
+            for path in files[_KEEP:]:
+                if path.stem not in in_use:
+                    path.unlink(missing_ok=True)
+        except OSError:
+            return  # another process prunes at the same time, or the cache is read-only
+
+
+@dataclass(frozen=True)
+class StateSource:
+    """All that is needed to find a workspace's manifest.
+
+    ``key`` names the workspace by its configuration alone (no request needed to know it);
+    ``resolve`` and ``client`` may send requests; ``parse`` starts a dbt Cloud run that only parses,
+    waits for it and returns it.
+    """
+
+    key: str
+    resolve: Callable[[], WorkspaceIds]
+    client: Callable[[WorkspaceIds], DbtCloudClient]
+    parse: Callable[[WorkspaceIds], Run]
+    cache: ManifestCache
+    given: str | Path | Mapping[str, Any] | None = None
+
+
+_loaded: dict[tuple[str, str], State] = {}
+_loading = threading.RLock()
+
+
+def load_state(source: StateSource, *, refresh: bool = False) -> State:
+    """Return the manifest of a workspace; the same one in every process of a deployment.
+
+    Order: the manifest that the user gave; the one the code server remembered (in run workers and
+    step processes); the one this process loaded before (unless ``refresh``); the newest production
+    run that has one; the last known good from the cache, with a warning, when dbt Cloud gives no
+    answer; a parse in dbt Cloud, only when no run has a manifest.
+
+    Raises: StateError, ManifestError, ConfigError.
+    """
+    if source.given is not None:
+        return State(_given_manifest(source.given), pointer=None)
+    memo = (str(source.cache.root), source.key)
+    with _loading:
+        state = _remembered(source, _loaded.get(memo))
+        if state is None and not refresh:
+            state = _loaded.get(memo)
+        if state is None:
+            state = _newest(source)
+        _loaded[memo] = state
+        if state.pointer is not None:
+            _dagster_private.remember(_metadata_key(source), state.pointer.to_json())
+        return state
+
+
+def find_state(source: StateSource) -> State | None:
+    """Look for the newest manifest without starting anything; None when no run has one.
+
+    Raises: StateError, when dbt Cloud gives no answer and the cache is empty; ConfigError.
+    """
+    if source.given is not None:
+        return State(_given_manifest(source.given), pointer=None)
+    try:
+        ids = source.resolve()
+        with source.client(ids) as client:
+            return _newest_in_cloud(source, ids, client)
+    except (ApiError, ManifestError) as error:
+        return _last_good(source, error)
+
+
+def remembered_pointer(source_key: str) -> ManifestPointer | None:
+    """Return what the code server left for this process, if this is a run worker or a step."""
+    text = _dagster_private.recall(f"dagster_dbtcloud/state/{source_key}")
+    return None if text is None else ManifestPointer.from_json(text)
+
+
+def _metadata_key(source: StateSource) -> str:
+    return f"dagster_dbtcloud/state/{source.key}"
+
+
+def _given_manifest(given: str | Path | Mapping[str, Any]) -> Manifest:
+    if isinstance(given, Mapping):
+        return Manifest.from_dict(given, origin="the manifest given to DbtCloudWorkspace")
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"There is no manifest file at {path} (given to DbtCloudWorkspace).")
+    return Manifest.from_path(path)
+
+
+def _remembered(source: StateSource, in_process: State | None) -> State | None:
+    pointer = remembered_pointer(source.key)
+    if pointer is None:
+        return None
+    if in_process is not None and in_process.pointer == pointer:
+        return in_process
+    return _from_pointer(source, pointer)
+
+
+def _from_pointer(source: StateSource, pointer: ManifestPointer) -> State:
+    data = source.cache.read(pointer.digest)
+    if data is None:
+        with source.client(pointer.ids) as client:
+            data = client.artifact(pointer.run_id, MANIFEST, step=pointer.step)
+        digest = source.cache.write(data)
+        if digest != pointer.digest:
+            raise StateError(
+                f"{MANIFEST} of dbt Cloud run {pointer.run_id} is no longer the one this code "
+                "location was built from. Reload the code location."
+            )
+    return State(Manifest.from_bytes(data, origin=_origin(pointer.run_id)), pointer)
+
+
+def _newest(source: StateSource) -> State:
+    state = find_state(source) or _parsed(source, source.resolve())
+    if state.pointer is not None and state.warning is None:
+        source.cache.set_last_good(source.key, state.pointer)
+    return state
+
+
+def _newest_in_cloud(
+    source: StateSource, ids: WorkspaceIds, client: DbtCloudClient
+) -> State | None:
+    known = source.cache.last_good(source.key)
+    damaged: ManifestError | None = None
+    for run in _candidates(client, ids):
+        if known is not None and known.ids == ids and known.run_id == run.id:
+            data = source.cache.read(known.digest)
+            if data is not None:
+                return State(Manifest.from_bytes(data, origin=_origin(run.id)), known)
+        found = _download(client, run)
+        if found is None:
+            continue
+        step, data = found
+        try:
+            manifest = Manifest.from_bytes(data, origin=_origin(run.id))
+        except ManifestError as error:
+            logger.warning("%s An older run's manifest is looked for.", error)
+            damaged = damaged or error
+            continue
+        return State(manifest, ManifestPointer(ids, run.id, step, source.cache.write(data)))
+    if damaged is not None:
+        raise damaged
+    return None
+
+
+def _candidates(client: DbtCloudClient, ids: WorkspaceIds) -> list[Run]:
+    """Return the newest finished production runs of the environment, newest first."""
+    runs: list[Run] = []
+    listed = client.runs(
+        project_id=ids.project_id,
+        environment_id=ids.environment_id,
+        status_in=(RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED),
+        order_by="-id",
+        include=("trigger", "job"),
+        page_size=_CANDIDATES,
+    )
+    for number, run in enumerate(listed, start=1):
+        if run.artifacts_saved is not False and why_not_production(run) is None:
+            runs.append(run)
+        if number == _CANDIDATES:
+            break
+    return runs
+
+
+def _download(client: DbtCloudClient, run: Run) -> tuple[int | None, bytes] | None:
+    """Return (step, bytes) of a run's manifest; None when no step of it has one."""
+    try:
+        return None, client.artifact(run.id, MANIFEST)
+    except NotFoundError:
+        pass  # the last step may write none (``dbt deps``, ``dbt clean``): look at the others
+    steps = client.run(run.id, include=("run_steps",)).run_steps
+    for step in sorted(steps, key=lambda step: step.index, reverse=True):
+        if step.command is None or step.command.split()[1:2] == ["deps"]:
+            continue
+        try:
+            return step.index, client.artifact(run.id, MANIFEST, step=step.index)
+        except NotFoundError:
+            continue
+    return None
+
+
+def _parsed(source: StateSource, ids: WorkspaceIds) -> State:
+    logger.warning(
+        "No run of environment %s has a manifest yet: `dbt parse` is run in dbt Cloud once.",
+        ids.environment_id,
+    )
+    run = source.parse(ids)
+    with source.client(ids) as client:
+        found = _download(client, run)
+    if found is None:
+        raise StateError(
+            f"dbt Cloud run {run.id} parsed the project and left no {MANIFEST}. Look at the run "
+            f"({run.href or 'no link'}), or give DbtCloudWorkspace a manifest file."
+        )
+    step, data = found
+    manifest = Manifest.from_bytes(data, origin=_origin(run.id))
+    return State(manifest, ManifestPointer(ids, run.id, step, source.cache.write(data)))
+
+
+def _last_good(source: StateSource, error: ApiError | ManifestError) -> State:
+    pointer = source.cache.last_good(source.key)
+    data = source.cache.read(pointer.digest) if pointer is not None else None
+    if pointer is None or data is None:
+        raise StateError(
+            f"There is no manifest to build assets from: {error} Nothing is cached in "
+            f"{source.cache.root} either."
+        ) from error
+    warning = (
+        f"The newest manifest cannot be read ({error}); the last known good one, of dbt Cloud "
+        f"run {pointer.run_id}, serves instead."
+    )
+    logger.warning(warning)
+    return State(Manifest.from_bytes(data, origin=_origin(pointer.run_id)), pointer, warning)
+
+
+def _origin(run_id: int) -> str:
+    return f"{MANIFEST} of dbt Cloud run {run_id}"

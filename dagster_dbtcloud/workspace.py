@@ -1,0 +1,519 @@
+"""The resources: credentials, and one project and environment of dbt Cloud.
+
+A workspace finds its manifest, builds specs from it, and starts dbt commands. It follows no run
+(``invocation.py``) and defines no assets (``assets.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from dagster_dbtcloud.clock import Clock, SystemClock
+from dagster_dbtcloud.cloud.client import DbtCloudClient
+from dagster_dbtcloud.cloud.models import Run, TriggerRun
+from dagster_dbtcloud.errors import ApiError, ConfigError, DbtCloudError, StateError
+from dagster_dbtcloud.events import Declared
+from dagster_dbtcloud.harvest import dbt_command
+from dagster_dbtcloud.identity import raw_key, required_text, resolve, safe_name
+from dagster_dbtcloud.invocation import (
+    STARTED,
+    Context,
+    DbtCloudCliInvocation,
+    Marker,
+    OnLeave,
+    command_line,
+    follow,
+    start_run,
+    tag_run,
+)
+from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, pick_job
+from dagster_dbtcloud.specs import DbtSpecs, ProjectLinks, build_specs, selection_args
+from dagster_dbtcloud.state import (
+    ManifestCache,
+    State,
+    StateSource,
+    WorkspaceIds,
+    default_cache_dir,
+    find_state,
+    load_state,
+    remembered_pointer,
+)
+from dagster_dbtcloud.translator import DagsterDbtTranslator
+
+DEFAULT_ACCESS_URL = "https://cloud.getdbt.com"
+DEFAULT_SELECT = "fqn:*"
+
+SELECT_TAG = "dagster_dbtcloud/select"
+EXCLUDE_TAG = "dagster_dbtcloud/exclude"
+SELECTOR_TAG = "dagster_dbtcloud/selector"
+
+_LOAD_RETRY_SECONDS = 20.0
+"""A code location that loads must not hang on a dbt Cloud that is down: the cache serves."""
+_FOLLOW_RETRY_SECONDS = 600.0
+"""How long a run is followed blindly while dbt Cloud gives no answer."""
+_LEAVE_SECONDS = 4.0
+"""How long a step that is being terminated tries to cancel its run."""
+
+_SELECTING_COMMANDS = frozenset(
+    {"build", "run", "test", "seed", "snapshot", "compile", "clone", "list", "ls"}
+)
+_SELECTION_FLAGS = frozenset(
+    {"--select", "-s", "--models", "--model", "-m", "--exclude", "--selector"}
+)
+
+logger = logging.getLogger("dagster_dbtcloud")
+
+
+@dataclass(frozen=True)
+class DbtCloudCredentials:
+    """Who talks to which dbt Cloud.
+
+    ``account_id``: an int, digits, the account's name, or a ``dagster.EnvVar``.
+    ``token``: a service token or personal access token, or a ``dagster.EnvVar``. It is in no
+    ``repr``, log, error or config snapshot.
+    ``access_url``: the address of your dbt Cloud, as shown under "Access URLs" in the account
+    settings, with or without scheme and path.
+
+    Values are checked when they are first used, not here.
+    """
+
+    account_id: Any
+    token: Any = field(repr=False)
+    access_url: Any = DEFAULT_ACCESS_URL
+
+
+class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
+    """One project and environment of dbt Cloud, as a Dagster resource.
+
+    ::
+
+        workspace = DbtCloudWorkspace(
+            credentials=DbtCloudCredentials(
+                account_id=dg.EnvVar("DBT_CLOUD_ACCOUNT_ID"),
+                token=dg.EnvVar("DBT_CLOUD_TOKEN"),
+                access_url=dg.EnvVar("DBT_CLOUD_ACCESS_URL"),
+            ),
+            project_id=dg.EnvVar("DBT_CLOUD_PROJECT_ID"),
+        )
+
+    ``account_id``, ``token`` and ``access_url`` may also be given here, without ``credentials``.
+    Ids may be ints, digits, names, URLs copied from dbt Cloud, or ``dagster.EnvVar``.
+    """
+
+    credentials: dg.ResourceDependency[Any]
+    project_id: dg.ResourceDependency[Any]
+    environment_id: dg.ResourceDependency[Any] = None
+    manifest: dg.ResourceDependency[Any] = None
+    cache_dir: dg.ResourceDependency[Any] = None
+    clock: dg.ResourceDependency[Any] = None
+    adhoc_job_name: str | None = Field(
+        default=None, description="The job that Dagster's commands run in; made if missing."
+    )
+    adhoc_job_pool_size: int = Field(
+        default=1,
+        ge=1,
+        description="How many such jobs: dbt Cloud runs one run of a job at a time.",
+    )
+    adhoc_job_pool_mode: str = Field(
+        default="overflow",
+        description="When all are busy: overflow (dbt Cloud queues the run), wait, or fail.",
+    )
+    request_timeout: float = Field(
+        default=30.0, description="Seconds that one request to dbt Cloud may take."
+    )
+
+    _ids: WorkspaceIds | None = PrivateAttr(default=None)
+    _specs: dict[tuple[object, ...], DbtSpecs] = PrivateAttr(default_factory=dict)
+
+    def __init__(
+        self,
+        *,
+        project_id: Any,
+        environment_id: Any = None,
+        credentials: DbtCloudCredentials | None = None,
+        account_id: Any = None,
+        token: Any = None,
+        access_url: Any = None,
+        manifest: str | Path | Mapping[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
+        adhoc_job_name: str | None = None,
+        adhoc_job_pool_size: int = 1,
+        adhoc_job_pool_mode: PoolMode = "overflow",
+        request_timeout: float = 30.0,
+        request_max_retries: int | None = None,
+        request_retry_delay: float | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Describe a workspace; nothing is looked up before it is used.
+
+        ``environment_id`` may be left out: the project's production environment.
+        ``manifest`` is a path or a parsed manifest.json, used instead of dbt Cloud's.
+        ``cache_dir`` is where manifests are kept (default: below DAGSTER_HOME).
+        ``request_timeout`` is in seconds. ``request_max_retries`` and ``request_retry_delay`` are
+        accepted for dagster-dbt's sake and not used: retries follow a budget in seconds.
+
+        Raises: ConfigError.
+        """
+        del request_max_retries, request_retry_delay
+        both = credentials is not None and (account_id is not None or token is not None)
+        if credentials is None:
+            credentials = DbtCloudCredentials(account_id, token, access_url or DEFAULT_ACCESS_URL)
+        del token  # no later frame of this call may show it
+        if both:
+            raise ConfigError("Give DbtCloudWorkspace either credentials or account_id and token.")
+        super().__init__(
+            credentials=credentials,
+            project_id=project_id,
+            environment_id=environment_id,
+            manifest=manifest,
+            cache_dir=cache_dir,
+            clock=clock,
+            adhoc_job_name=adhoc_job_name,
+            adhoc_job_pool_size=adhoc_job_pool_size,
+            adhoc_job_pool_mode=adhoc_job_pool_mode,
+            request_timeout=request_timeout,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"DbtCloudWorkspace(project_id={safe_name(self.project_id)!r}, "
+            f"environment_id={safe_name(self.environment_id)!r})"
+        )
+
+    __str__ = __repr__
+
+    # --- identity
+
+    @property
+    def unique_id(self) -> str:
+        """A name that needs no look-up: an ``EnvVar`` counts by its variable's name."""
+        project, environment = safe_name(self.project_id), safe_name(self.environment_id)
+        return project if environment == "None" else f"{project}-{environment}"
+
+    @property
+    def state_key(self) -> str:
+        """The name of this workspace's state: from its configuration alone, without secrets."""
+        text = raw_key(
+            self.credentials.access_url,
+            self.credentials.account_id,
+            self.project_id,
+            self.environment_id,
+        )
+        return sha256(text.encode()).hexdigest()[:24]
+
+    def ids(self) -> WorkspaceIds:
+        """Return the workspace's ids, names looked up once.
+
+        Raises: ConfigError; ApiError, when a name has to be looked up and was never before.
+        """
+        if self._ids is None:
+            pointer = remembered_pointer(self.state_key)
+            self._ids = pointer.ids if pointer is not None else self._resolve()
+        return self._ids
+
+    def _resolve(self) -> WorkspaceIds:
+        try:
+            return resolve(
+                access_url=self.credentials.access_url,
+                account=self.credentials.account_id,
+                project=self.project_id,
+                environment=self.environment_id,
+                client=lambda url, account: self._client(url, account, _LOAD_RETRY_SECONDS),
+            )
+        except ApiError:
+            known = self._cache().last_good(self.state_key)
+            if known is None:
+                raise
+            return known.ids
+
+    # --- clients
+
+    def get_client(self, *, retry_for: float = _FOLLOW_RETRY_SECONDS) -> DbtCloudClient:
+        """Return a client for this workspace's account. The caller closes it.
+
+        ``retry_for`` is the budget in seconds for the retries of one request.
+
+        Raises: ConfigError, when a value is missing; ApiError, when a name cannot be looked up.
+        """
+        return self._client_for(self.ids(), retry_for)
+
+    def _client_for(
+        self,
+        ids: WorkspaceIds,
+        retry_for: float,
+        *,
+        timeout: float | None = None,
+        log: logging.Logger | None = None,
+    ) -> DbtCloudClient:
+        return self._client(ids.access_url, ids.account_id, retry_for, timeout=timeout, log=log)
+
+    def _client(
+        self,
+        access_url: str,
+        account_id: int,
+        retry_for: float,
+        *,
+        timeout: float | None = None,
+        log: logging.Logger | None = None,
+    ) -> DbtCloudClient:
+        return DbtCloudClient(
+            account_id=account_id,
+            token=required_text(self.credentials.token, "The dbt Cloud token"),
+            access_url=access_url,
+            clock=self.get_clock(),
+            timeout=timeout or self.request_timeout,
+            retry_for=retry_for,
+            logger=log,
+        )
+
+    def get_clock(self) -> Clock:
+        """Return the source of time: the machine's, unless a test holds one."""
+        clock: Clock | None = self.clock
+        return clock or SystemClock()
+
+    # --- state
+
+    def _cache(self) -> ManifestCache:
+        return ManifestCache(Path(self.cache_dir) if self.cache_dir else default_cache_dir())
+
+    def load_state(self, *, refresh: bool = False) -> State:
+        """Return the manifest this workspace is built from, and where it came from.
+
+        ``refresh`` asks dbt Cloud again though this process has loaded one. See ``state.py`` for
+        the order in which manifests are looked for.
+
+        Raises: StateError, ManifestError, ConfigError.
+        """
+        return load_state(self._state_source(), refresh=refresh)
+
+    def find_state(self) -> State | None:
+        """Look for the newest manifest; None when no run has one. Starts no dbt Cloud run.
+
+        Raises: StateError, ConfigError.
+        """
+        return find_state(self._state_source())
+
+    def _state_source(self) -> StateSource:
+        return StateSource(
+            key=self.state_key,
+            resolve=self.ids,
+            client=lambda ids: self._client_for(ids, _LOAD_RETRY_SECONDS),
+            parse=self._parse,
+            cache=self._cache(),
+            given=self.manifest,
+        )
+
+    def _parse(self, ids: WorkspaceIds) -> Run:
+        """Run ``dbt parse`` in dbt Cloud and wait for it; a parse that is under way is joined."""
+        clock = self.get_clock()
+        cause = "Dagster needs a manifest: no run of this environment has one [dagster-parse]"
+        with self._client_for(ids, _FOLLOW_RETRY_SECONDS) as client:
+            job = pick_job(client, ids, self._job_names(ids)[:1], mode="overflow", clock=clock)
+            listed = client.runs(job_id=job.id, status_in=(1, 2, 3), order_by="-id")
+            under_way = [run for run in listed if run.trigger and run.trigger.cause == cause]
+            trigger = TriggerRun(cause=cause, steps_override=("dbt parse",))
+            run = (
+                under_way[0]
+                if under_way
+                else start_run(client, job.id, trigger, clock=clock, log=logger.warning)
+            )
+            *_, run = follow(client, run.id, clock=clock)
+            if not run.is_success:
+                raise StateError(
+                    f"dbt Cloud run {run.id} could not parse the project: {run.status_name}. "
+                    f"{run.status_message or ''} See {run.href}, mend the project, and reload."
+                )
+            return run
+
+    def _job_names(self, ids: WorkspaceIds) -> tuple[str, ...]:
+        return adhoc_job_names(ids, self.adhoc_job_name, self.adhoc_job_pool_size)
+
+    # --- specs
+
+    def load_specs(
+        self,
+        select: str = DEFAULT_SELECT,
+        exclude: str = "",
+        selector: str = "",
+        dagster_dbt_translator: DagsterDbtTranslator | None = None,
+    ) -> DbtSpecs:
+        """Return the asset and check specs of the selected nodes.
+
+        Raises: SelectionError, StateError, ManifestError, ConfigError.
+        """
+        state = self.load_state()
+        key = (state.manifest.digest, dagster_dbt_translator, select, exclude, selector)
+        specs = self._specs.get(key)
+        if specs is None:
+            specs = self._specs[key] = build_specs(
+                state.manifest,
+                select=select,
+                exclude=exclude,
+                selector=selector,
+                translator=dagster_dbt_translator or DagsterDbtTranslator(),
+                links=self._links(state),
+            )
+        return specs
+
+    def _links(self, state: State) -> ProjectLinks | None:
+        try:
+            ids = state.pointer.ids if state.pointer else self.ids()
+        except DbtCloudError:
+            return None  # a given manifest needs no dbt Cloud, and links are an extra
+        return ProjectLinks(ids.access_url, ids.account_id, ids.project_id, ids.environment_id)
+
+    def load_asset_specs(
+        self,
+        select: str = DEFAULT_SELECT,
+        exclude: str = "",
+        selector: str = "",
+        dagster_dbt_translator: DagsterDbtTranslator | None = None,
+    ) -> Sequence[dg.AssetSpec]:
+        """Return the asset specs of the selected nodes."""
+        return self.load_specs(select, exclude, selector, dagster_dbt_translator).asset_specs
+
+    def load_check_specs(
+        self,
+        select: str = DEFAULT_SELECT,
+        exclude: str = "",
+        selector: str = "",
+        dagster_dbt_translator: DagsterDbtTranslator | None = None,
+    ) -> Sequence[dg.AssetCheckSpec]:
+        """Return the check specs of the selected nodes."""
+        return self.load_specs(select, exclude, selector, dagster_dbt_translator).check_specs
+
+    # --- running
+
+    def cli(
+        self,
+        args: Sequence[str],
+        dagster_dbt_translator: DagsterDbtTranslator | None = None,
+        context: Context | None = None,
+        *,
+        on_leave: OnLeave = "cancel",
+    ) -> DbtCloudCliInvocation:
+        """Start a dbt command in dbt Cloud, through an ad hoc job.
+
+        ``args`` are dbt's words without ``dbt``, one each: ``["build", "--full-refresh"]``. Inside
+        a step of ``@dbt_cloud_assets`` the selection of the step's assets and checks is added,
+        unless ``args`` hold a selection of their own. ``on_leave`` says what becomes of the run
+        when the step is terminated or fails: ``"cancel"`` or ``"detach"``.
+
+        Raises: ConfigError, SelectionError, StateError, ApiError; nothing was triggered then.
+        """
+        words = _checked(args)
+        state = self.load_state()
+        in_assets = context is not None and context.has_assets_def
+        if context is not None and in_assets:
+            specs = _declared_specs(context, state)
+            chosen, expected = _selection(context, specs, words)
+            words = [*words, *chosen]
+            declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
+        else:
+            specs = self.load_specs(dagster_dbt_translator=dagster_dbt_translator)
+            declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
+            expected = frozenset()
+
+        ids, clock = self.ids(), self.get_clock()
+        log = logger if context is None else context.log
+        client = self._client_for(ids, _FOLLOW_RETRY_SECONDS, log=log)
+        job = pick_job(
+            client,
+            ids,
+            self._job_names(ids),
+            mode=self.adhoc_job_pool_mode,  # type: ignore[arg-type]  # checked by pick_job
+            clock=clock,
+        )
+        trigger = TriggerRun(cause=_cause(context), steps_override=(command_line(words),))
+        run = start_run(client, job.id, trigger, clock=clock, log=log.warning)
+        log.info(f"Started dbt Cloud run {run.id}: {command_line(words)}\n{run.href or ''}")
+        tag_run(context, run.id, STARTED)
+        return DbtCloudCliInvocation(
+            args=words,
+            run=run,
+            client=client,
+            short_client=lambda: self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS),
+            clock=clock,
+            declared=declared,
+            context=context,
+            expected=expected,
+            on_leave=on_leave,
+        )
+
+
+def _checked(args: Sequence[str]) -> list[str]:
+    if isinstance(args, str):
+        raise ConfigError(f'cli() takes a list of words, such as ["build"]; got the text {args!r}.')
+    words = [str(word) for word in args]
+    if words[:1] == ["dbt"]:
+        del words[0]
+    if not words:
+        raise ConfigError('cli() got no dbt command. Give it one, such as ["build"].')
+    return words
+
+
+def _declared_specs(context: Context, state: State) -> DbtSpecs:
+    """Return the specs as the step's definition has them, whatever was mapped over them."""
+    assets = context.assets_def
+    declared = Declared.from_specs(assets.specs, assets.check_specs)
+    return DbtSpecs(
+        manifest=state.manifest,
+        asset_specs=tuple(assets.specs),
+        check_specs=tuple(assets.check_specs),
+        asset_keys=declared.asset_keys,
+        check_keys=declared.check_keys,
+    )
+
+
+def _selection(
+    context: Context, specs: DbtSpecs, words: Sequence[str]
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the selection to add to a command, and the nodes that must have a result then."""
+    command = dbt_command(command_line(words))
+    own_selection = any(word.split("=", 1)[0] in _SELECTION_FLAGS for word in words)
+    if own_selection or command not in _SELECTING_COMMANDS:
+        return (), frozenset()
+    tags = context.assets_def.op.tags
+    args = selection_args(
+        specs,
+        asset_keys=context.selected_asset_keys,
+        check_keys=context.selected_asset_check_keys,
+        select=tags.get(SELECT_TAG, ""),
+        exclude=tags.get(EXCLUDE_TAG, ""),
+        selector=tags.get(SELECTOR_TAG, ""),
+    )
+    expected: set[str] = set()
+    if command == "build":
+        assets, checks = context.selected_asset_keys, context.selected_asset_check_keys
+        expected.update(node for node, key in specs.asset_keys.items() if key in assets)
+        expected.update(node for node, key in specs.check_keys.items() if key in checks)
+    return args, frozenset(expected)
+
+
+_calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+
+
+def _cause(context: Context | None) -> str:
+    """Return the sentence that dbt Cloud shows as the reason of the run, with our marker in it."""
+    if context is None:
+        return "Started from Python by dagster_dbtcloud"
+    step = context if isinstance(context, dg.OpExecutionContext) else context.op_execution_context
+    number = _calls[step] = _calls.get(step, -1) + 1
+    marker = Marker(
+        dagster_run_id=context.run_id,
+        step_key=str(step.node_handle),
+        attempt=context.retry_number,
+        number=number,
+        deployment=os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME"),
+    )
+    return marker.cause()
