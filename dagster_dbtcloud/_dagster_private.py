@@ -2,10 +2,10 @@
 
 Reason: a code server, its run workers and its step processes each load the user's code. All must
 see the same manifest, so the code server leaves a pointer that Dagster carries to the others as
-"reconstruction metadata". Writing it has a public way, ``Definitions.with_reconstruction_metadata``,
-that plain ``@dbt_cloud_assets`` definitions never pass through; reading it back has none. Should the
-class move, `recall` finds nothing and each process asks dbt Cloud itself: slower, and two processes
-may see two manifests while dbt Cloud gets a newer one.
+"reconstruction metadata". Writing it has a public way (``with_reconstruction_metadata`` of
+``Definitions``) that plain ``@dbt_cloud_assets`` definitions never pass through; reading it back
+has none. Should the class move, `recall` finds nothing and each process asks dbt Cloud itself:
+slower, and two processes may see two manifests while dbt Cloud gets a newer one.
 """
 
 from __future__ import annotations
