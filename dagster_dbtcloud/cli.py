@@ -7,7 +7,10 @@ Thin: each command reads its options, calls a room, and turns errors into one li
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
 import click
 
@@ -23,7 +26,12 @@ def cli() -> None:
     """Run dbt Cloud from Dagster."""
 
 
-def _option(name: str, variable: str, text: str, default: str | None = None):  # type: ignore[no-untyped-def]  # click's own decorator type
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def _option(
+    name: str, variable: str, text: str, default: str | None = None
+) -> Callable[[_Command], _Command]:
     return click.option(
         name, envvar=variable, default=default, show_envvar=True, show_default=True, help=text
     )
@@ -161,7 +169,7 @@ def demo(once: bool, port: int | None, example: Path | None, home: Path) -> None
     )
 
 
-def _extra_sandbox():  # type: ignore[no-untyped-def]  # a module, whose members mypy sees at the call
+def _extra_sandbox() -> ModuleType:
     try:
         from dagster_dbtcloud import sandbox as room
     except ModuleNotFoundError as error:

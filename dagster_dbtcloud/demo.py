@@ -195,7 +195,7 @@ def _nightly_job(sandbox: Sandbox) -> int:
     for job in sandbox.jobs():
         if job["name"] == JOB_NAME:
             return int(job["id"])
-    return sandbox.create_job(JOB_NAME, ["dbt build"])
+    return int(sandbox.create_job(JOB_NAME, ["dbt build"]))
 
 
 def _run_in_cloud(sandbox: Sandbox, job_id: int, cause: str, category: str) -> dict[str, Any]:
@@ -425,5 +425,4 @@ def _interruptible() -> Iterator[None]:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep
 from dagster_dbtcloud.dbt.run_results import RunResults
-from dagster_dbtcloud.errors import NotFoundError, RunResultsError
+from dagster_dbtcloud.errors import ApiResponseError, NotFoundError, RunResultsError
 
 RUN_RESULTS = "run_results.json"
 
@@ -84,5 +84,7 @@ def harvest(client: DbtCloudClient, run: Run, *, known: Harvest | None = None) -
             late.append(step)
         except RunResultsError as error:
             damaged.append(error)
+        except ApiResponseError as error:
+            damaged.append(RunResultsError(f"{origin} cannot be read: {error}", origin=origin))
     steps = tuple(found[index] for index in sorted(found))
     return Harvest(run, steps, tuple(late), tuple(damaged))

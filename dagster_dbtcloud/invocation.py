@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import dagster as dg
 
@@ -441,7 +441,8 @@ class DbtCloudCliInvocation:
                 return None  # failed or skipped: the step's failure tells
         event = as_log_event(outcome, partition=_partition(context, outcome, self._declared))
         if event is not None:
-            context.log_event(event)
+            # OpExecutionContext's annotation forgets check evaluations; Dagster stores them
+            context.log_event(cast("dg.AssetMaterialization", event))
         return None
 
     def _is_selected(self, context: Context, outcome: Outcome) -> bool:

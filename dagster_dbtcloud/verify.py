@@ -155,28 +155,24 @@ def _connection_failure(error: ApiError) -> list[Check]:
 def _in_account(
     workspace: DbtCloudWorkspace, client: DbtCloudClient, ids: WorkspaceIds
 ) -> list[Check]:
-    checks = [
-        _try(
-            "project",
-            lambda: f"{client.project(ids.project_id).name} ({ids.project_id})",
-            "Use a project id of this account; the token must be allowed to see the project.",
-        )
-    ]
-    if not checks[-1].ok:
-        return checks
-    checks.append(
-        _try(
-            "environment",
-            lambda: (
-                f"{client.environment(ids.project_id, ids.environment_id).name} "
-                f"({ids.environment_id})"
-            ),
-            "Use an environment id of this project, or leave environment_id out for the "
-            "production environment.",
-        )
+    project = _try(
+        "project",
+        lambda: f"{client.project(ids.project_id).name} ({ids.project_id})",
+        "Use a project id of this account; the token must be allowed to see the project.",
     )
-    if not checks[-1].ok:
-        return checks
+    if not project.ok:
+        return [project]
+    environment = _try(
+        "environment",
+        lambda: (
+            f"{client.environment(ids.project_id, ids.environment_id).name} ({ids.environment_id})"
+        ),
+        "Use an environment id of this project, or leave environment_id out for the production "
+        "environment.",
+    )
+    if not environment.ok:
+        return [project, environment]
+    checks = [project, environment]
     read = "The token needs to read jobs and runs: 'Job Viewer' or more."
     checks.append(_try("list jobs", lambda: _listed_jobs(client, ids), read))
     checks.append(_try("list runs", lambda: _listed_runs(client, ids), read))
@@ -235,12 +231,12 @@ def _adhoc_job(
 
 
 def _trigger(client: DbtCloudClient, job: Job) -> str:
-    """Trigger with an empty cause, which dbt Cloud refuses once it has let us in.
+    """Trigger with a blank cause, which dbt Cloud refuses once it has let us in.
 
     Should a run come of it after all, it is cancelled.
     """
     try:
-        run = client.trigger_run(job.id, TriggerRun(cause=""))
+        run = client.trigger_run(job.id, TriggerRun(cause=" "))
     except (AuthenticationError, PermissionDeniedError, NotFoundError):
         raise
     except ApiStatusError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,13 @@ from dagster_dbtcloud.invocation import (
     tag_run,
 )
 from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, pick_job
-from dagster_dbtcloud.specs import DbtSpecs, ProjectLinks, build_specs, selection_args
+from dagster_dbtcloud.specs import (
+    DbtSpecs,
+    ProjectLinks,
+    build_specs,
+    selection_args,
+    specs_of,
+)
 from dagster_dbtcloud.state import (
     ManifestCache,
     State,
@@ -112,10 +118,10 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
 
     credentials: dg.ResourceDependency[Any]
     project_id: dg.ResourceDependency[Any]
-    environment_id: dg.ResourceDependency[Any] = None
-    manifest: dg.ResourceDependency[Any] = None
-    cache_dir: dg.ResourceDependency[Any] = None
-    clock: dg.ResourceDependency[Any] = None
+    environment_id: dg.ResourceDependency[Any]
+    manifest: dg.ResourceDependency[Any]
+    cache_dir: dg.ResourceDependency[Any]
+    clock: dg.ResourceDependency[Any]
     adhoc_job_name: str | None = Field(
         default=None, description="The job that Dagster's commands run in; made if missing."
     )
@@ -412,10 +418,9 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         Raises: ConfigError, SelectionError, StateError, ApiError; nothing was triggered then.
         """
         words = _checked(args)
-        state = self.load_state()
         in_assets = context is not None and context.has_assets_def
         if context is not None and in_assets:
-            specs = _declared_specs(context, state)
+            specs = _declared_specs(context)
             chosen, expected = _selection(context, specs, words)
             words = [*words, *chosen]
             declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
@@ -462,12 +467,12 @@ def _checked(args: Sequence[str]) -> list[str]:
     return words
 
 
-def _declared_specs(context: Context, state: State) -> DbtSpecs:
+def _declared_specs(context: Context) -> DbtSpecs:
     """Return the specs as the step's definition has them, whatever was mapped over them."""
     assets = context.assets_def
     declared = Declared.from_specs(assets.specs, assets.check_specs)
-    return DbtSpecs(
-        manifest=state.manifest,
+    return replace(
+        specs_of(assets),
         asset_specs=tuple(assets.specs),
         check_specs=tuple(assets.check_specs),
         asset_keys=declared.asset_keys,
@@ -488,7 +493,7 @@ def _selection(
         specs,
         asset_keys=context.selected_asset_keys,
         check_keys=context.selected_asset_check_keys,
-        select=tags.get(SELECT_TAG, ""),
+        select=tags.get(SELECT_TAG, DEFAULT_SELECT),
         exclude=tags.get(EXCLUDE_TAG, ""),
         selector=tags.get(SELECTOR_TAG, ""),
     )
