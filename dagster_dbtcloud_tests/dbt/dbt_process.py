@@ -1,0 +1,103 @@
+"""Real dbt in a process of its own, answering JSON lines; started by ``oracle.py``.
+
+It takes nothing from the package under test. Apart, because dbt warns, logs and keeps global state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+from dbt.cli.flags import Flags
+from dbt.cli.main import cli, dbtRunner
+from dbt.config.runtime import RuntimeConfig, load_profile, load_project
+from dbt.config.selectors import SelectorDict
+from dbt.contracts.graph.manifest import Manifest
+from dbt.flags import set_flags
+from dbt.task.list import ListTask
+
+_LS = ["--quiet", "--no-write-json", "ls", "--output", "json", "--output-keys", "unique_id"]
+
+
+class Dbt:
+    """One project, parsed once; each question is a ``dbt ls`` of its own."""
+
+    def __init__(self) -> None:
+        parsed = dbtRunner().invoke(["--quiet", "parse"])
+        if parsed.exception is not None:
+            raise parsed.exception
+        self.manifest: Manifest = parsed.result
+        self.config = self._load(self._flags([]))
+
+    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        if "ls" in question:
+            return self._ids(self._list(question["ls"]))
+        if "runner" in question:
+            return self._ids(self._run(question["runner"]))
+        return self._selectors(question["selectors"])
+
+    def _list(self, args: list[str]) -> list[str]:
+        """The task behind ``dbt ls``, reading arguments as it does; a quarter of the time."""
+        flags = self._flags(args)
+        if "--selector" in args:
+            self.config = self._load(flags)  # dbt reads YAML selectors with the flags in hand
+        return list(ListTask(flags, self.config, self.manifest).run())
+
+    def _run(self, args: list[str]) -> list[str]:
+        """The whole command, project and profile read again."""
+        done = dbtRunner(manifest=self.manifest).invoke([*_LS, *args])
+        if done.exception is not None:
+            raise done.exception
+        return list(done.result)
+
+    def _selectors(self, text: str) -> dict[str, Any]:
+        """Replace selectors.yml; return what dbt would write of it into the manifest."""
+        with open("selectors.yml", "w", encoding="utf-8") as file:
+            file.write(text)
+        self.config = self._load(self._flags([]))
+        listed = json.loads(text)["selectors"]
+        return {"selectors": SelectorDict.parse_from_selectors_list(listed)}
+
+    def _flags(self, args: list[str]) -> Flags:
+        with cli.make_context("dbt", [*_LS, *args]) as context:
+            name, command, rest = cli.resolve_command(context, ["ls", *context.args])
+            assert command is not None
+            with command.make_context(name, rest, parent=context) as inner:
+                flags = Flags(inner)
+        set_flags(flags)
+        return flags
+
+    def _load(self, flags: Flags) -> RuntimeConfig:
+        profile = load_profile(flags.PROJECT_DIR, {})
+        project = load_project(flags.PROJECT_DIR, False, profile, {})
+        return RuntimeConfig.from_parts(project, profile, flags)
+
+    def _ids(self, lines: list[str]) -> dict[str, Any]:
+        return {"ids": [json.loads(line)["unique_id"] for line in lines]}
+
+
+def main() -> None:
+    # Whatever dbt prints must not get between the answers.
+    answers: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.chdir(sys.argv[1])
+    dbt = Dbt()
+    _send(answers, {"ready": True})
+    for line in sys.stdin:
+        try:
+            answer = dbt.answer(json.loads(line))
+        # dbt refuses in many ways, some of them crashes (ValueError of a glob); all are "no".
+        except (Exception, SystemExit) as refused:  # noqa: BLE001
+            answer = {"error": f"{type(refused).__name__}: {refused}"}
+        _send(answers, answer)
+
+
+def _send(answers: TextIO, answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer, default=str) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

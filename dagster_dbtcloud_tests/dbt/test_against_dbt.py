@@ -1,0 +1,49 @@
+"""The selection engine against real dbt, on the selection zoo."""
+
+from __future__ import annotations
+
+import pytest
+
+from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.dbt.selection import select
+from dagster_dbtcloud.errors import SelectionError
+from dagster_dbtcloud_tests.dbt.cases import CASES, read_cases, select_as_dbt_ls
+from dagster_dbtcloud_tests.dbt.oracle import Oracle, Refused
+
+THEMES = sorted(path.stem for path in CASES.glob("*.txt") if path.stem != "errors")
+
+
+@pytest.mark.parametrize("args", [a for theme in THEMES for a in read_cases(theme)], ids=" ".join)
+def test_it_selects_what_dbt_selects(oracle: Oracle, zoo: Manifest, args: list[str]) -> None:
+    """Every case of the case files gives the very set that ``dbt ls`` gives."""
+    assert select_as_dbt_ls(zoo, args) == oracle.ls(args)
+
+
+@pytest.mark.parametrize("args", read_cases("errors"), ids=" ".join)
+def test_it_refuses_what_dbt_refuses(oracle: Oracle, zoo: Manifest, args: list[str]) -> None:
+    """What dbt has no answer for is a SelectionError."""
+    with pytest.raises(Refused):
+        oracle.ls(args)
+    with pytest.raises(SelectionError):
+        select_as_dbt_ls(zoo, args)
+
+
+def test_every_yaml_selector_of_the_project_gives_what_dbt_gives(
+    oracle: Oracle, zoo: Manifest
+) -> None:
+    """Each selector of selectors.yml, as the manifest holds it, selects as ``dbt ls`` does."""
+    ours = {name: set(select(zoo, selector=name)) for name in zoo.selectors}
+    theirs = {name: oracle.ls(["--selector", name]) for name in zoo.selectors}
+    assert {n: s - _operations(zoo) for n, s in ours.items()} == theirs
+
+
+def test_the_task_behind_dbt_ls_is_dbt_ls(oracle: Oracle) -> None:
+    """The quick way of asking dbt gives what the whole command gives."""
+    for theme in THEMES:
+        for args in read_cases(theme)[::20]:
+            assert oracle.ls(args) == oracle.runner(args)
+
+
+def _operations(manifest: Manifest) -> set[str]:
+    """Hooks are selectable, but ``dbt ls`` never lists them."""
+    return {i for i, node in manifest.nodes.items() if node.resource_type == "operation"}

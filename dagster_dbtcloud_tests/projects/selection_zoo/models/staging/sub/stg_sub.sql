@@ -1,0 +1,2 @@
+{{ config(materialized='ephemeral', tags=['sub', 'nightly']) }}
+select * from {{ ref('stg_orders') }}

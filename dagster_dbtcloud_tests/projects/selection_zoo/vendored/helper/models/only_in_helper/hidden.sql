@@ -1,0 +1,1 @@
+{{ config(tags=['nightly']) }} select * from {{ ref('stg_helper') }}
