@@ -171,9 +171,9 @@ def _by_name(name: str, candidates: Iterable[_Named], what: str, where: str) -> 
     found = [each for each in listed if (each.name or "").casefold() == name.casefold()]
     if len(found) == 1:
         return found[0]
-    how_many = "no" if not found else str(len(found))
+    how_many = f"is no {what}" if not found else f"are {len(found)} {what}s"
     raise ConfigError(
-        f"There is {how_many} {what} named {name!r} in {where} (as far as the token may see). "
+        f"There {how_many} named {name!r} in {where} (as far as the token may see). "
         f"There are: {_listed(listed)}."
     )
 

@@ -38,6 +38,7 @@ from dagster_dbtcloud.invocation import (
 )
 from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, pick_job
 from dagster_dbtcloud.specs import (
+    UNIQUE_ID,
     DbtSpecs,
     ProjectLinks,
     build_specs,
@@ -418,8 +419,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         Raises: ConfigError, SelectionError, StateError, ApiError; nothing was triggered then.
         """
         words = _checked(args)
-        in_assets = context is not None and context.has_assets_def
-        if context is not None and in_assets:
+        if context is not None and _runs_dbt_assets(context):
             specs = _declared_specs(context)
             chosen, expected = _selection(context, specs, words)
             words = [*words, *chosen]
@@ -465,6 +465,14 @@ def _checked(args: Sequence[str]) -> list[str]:
     if not words:
         raise ConfigError('cli() got no dbt command. Give it one, such as ["build"].')
     return words
+
+
+def _runs_dbt_assets(context: Context) -> bool:
+    if not context.has_assets_def:
+        return False
+    assets = context.assets_def
+    specs: list[dg.AssetSpec | dg.AssetCheckSpec] = [*assets.specs, *assets.check_specs]
+    return any(UNIQUE_ID in spec.metadata for spec in specs)
 
 
 def _declared_specs(context: Context) -> DbtSpecs:
