@@ -1,0 +1,37 @@
+"""Everything about the sandbox that a test may want otherwise, as data.
+
+Where dbt Cloud's behaviour is documented the default follows it; where nobody knows it, the
+default is one of the possible ones and the field lets you try the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Behaviour:
+    """May be changed at any time. Seconds are of the sandbox's clock."""
+
+    #: How long a run stays Queued, then Starting, at least.
+    queued_seconds: float = 0.0
+    starting_seconds: float = 0.0
+    #: Artifacts of a finished run answer 404 for this long (seen on the service, not documented).
+    artifacts_seconds: float = 0.0
+    #: Logs of a finished step are empty for this long (seen by clients of the service).
+    logs_seconds: float = 0.0
+    #: A finished run is missing from lists for this long.
+    listed_seconds: float = 0.0
+    #: A missing trailing slash: False takes both forms, True redirects GET and refuses POST.
+    strict_slashes: bool = False
+    #: What a successful POST of a new job or run answers: 200 (specification) or 201 (older).
+    created_status: int = 200
+    #: What DELETE answers: 200 with the object (older specification) or 204 without a body.
+    deleted_status: int = 200
+    #: What an action beyond the token's rights answers: 404, or 403.
+    denied_status: int = 404
+    #: The window of a running step's log: whichever is shorter (docs: deploy/run-visibility).
+    tail_lines: int = 1000
+    tail_bytes: int = 512 * 1024
+    #: Logs of a run that together are larger are left out, with step status "Unknown".
+    logs_limit_bytes: int | None = None

@@ -1,0 +1,177 @@
+"""The outermost layer of the server: writes the request log and carries the faults out.
+
+It knows no endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dagster_dbtcloud.clock import Clock
+from dagster_dbtcloud.sandbox import wire
+from dagster_dbtcloud.sandbox.faults import Fault, Faults, first
+from dagster_dbtcloud.sandbox.wire import Refusal
+
+CONTROL = "/__sandbox__/"
+_KEPT_REQUESTS = 100_000
+_PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in</body></html>"
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """One request. ``status`` None: it was not answered. ``effect``: it reached the application."""
+
+    method: str
+    path: str
+    query: str
+    at: str
+    status: int | None
+    effect: bool
+
+
+class RequestLog:
+    """The requests so far, oldest first (the latest 100,000)."""
+
+    def __init__(self) -> None:
+        self._records: collections.deque[RequestRecord] = collections.deque(maxlen=_KEPT_REQUESTS)
+        self._lock = threading.Lock()
+
+    def add(self, record: RequestRecord) -> None:
+        with self._lock:
+            self._records.append(record)
+
+    def snapshot(self) -> tuple[RequestRecord, ...]:
+        with self._lock:
+            return tuple(self._records)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._records.clear()
+
+
+class Edge:
+    """ASGI round ASGI. Requests to the control routes are neither logged nor spoilt."""
+
+    def __init__(self, app: ASGIApp, *, faults: Faults, log: RequestLog, clock: Clock) -> None:
+        self._app = app
+        self._faults = faults
+        self._log = log
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(CONTROL):
+            await self._app(scope, receive, send)
+            return
+        request = _Request(self, scope, receive, send)
+        try:
+            await request.handle()
+        finally:
+            self._log.add(
+                RequestRecord(
+                    method=scope["method"],
+                    path=scope["path"],
+                    query=scope["query_string"].decode("latin-1"),
+                    at=request.at,
+                    status=request.status,
+                    effect=request.effect,
+                )
+            )
+
+
+class _Request:
+    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+        self.edge, self.receive, self._send = edge, receive, send
+        # Without its extensions a file comes as plain body messages, which we can cut.
+        self.scope = {**scope, "extensions": {}}
+        self.at = wire.to_text(edge._clock.now())
+        self.status: int | None = None
+        self.effect = False
+
+    async def handle(self) -> None:
+        met = self.edge._faults.meet(self.scope["method"], self.scope["path"])
+        late = [one for one in met if one.fault.kind in ("late_artifacts", "late_list")]
+        if late:
+            self.scope["sandbox_late"] = late
+        slow = first(met, "delay")
+        if slow is not None:
+            await asyncio.sleep(slow.fault.seconds)
+        spoilt = first(met, "status", "html", "lost", "reset", "cut")
+        if spoilt is None:
+            await self._pass(self.send)
+            return
+        fault = spoilt.fault
+        if fault.kind == "cut":
+            await self._cut()
+            return
+        if fault.after_effect:
+            await self._pass(_nowhere)
+        if fault.kind in ("lost", "reset"):
+            await self._hang_up(reset=fault.kind == "reset")
+        else:
+            await _spoilt_answer(fault)(self.scope, self.receive, self.send)
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+    async def _pass(self, send: Send) -> None:
+        self.effect = True
+        await self.edge._app(self.scope, self.receive, send)
+
+    async def _cut(self) -> None:
+        """Send the head and half of the body, then close."""
+        messages: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        await self._pass(keep)
+        body = b"".join(one.get("body", b"") for one in messages[1:])
+        headers = [(k, v) for k, v in messages[0]["headers"] if k.lower() != b"content-length"]
+        headers.append((b"content-length", str(max(len(body), 2)).encode()))
+        await self.send({**messages[0], "headers": headers})
+        await self._send(
+            {"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True}
+        )
+        await self._hang_up(reset=False)
+
+    async def _hang_up(self, *, reset: bool) -> None:
+        # ASGI has no word for closing without an answer; uvicorn's cycle holds the transport.
+        transport: Any = self._send.__self__.transport  # type: ignore[attr-defined]
+        if reset:
+            peer = transport.get_extra_info("socket")
+            # Linger on, for no time: the kernel answers with RST.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
+        else:
+            transport.close()
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _nowhere(message: Message) -> None:
+    """Where a lost answer goes."""
+
+
+def _spoilt_answer(fault: Fault) -> Response:
+    headers = dict(fault.headers)
+    if fault.retry_after is not None:
+        headers["Retry-After"] = fault.retry_after
+    if fault.kind == "html":
+        return HTMLResponse(fault.body or _PAGE, fault.status or 200, headers)
+    status = fault.status or 500
+    body = fault.body
+    if body is None:
+        body = json.dumps(wire.failure(Refusal(status, f"The sandbox answers {status} as told.")))
+    return Response(body, status, headers, media_type="application/json")

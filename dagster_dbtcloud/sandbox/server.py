@@ -1,0 +1,559 @@
+"""A whole sandbox: state, executor and web server together, in this process.
+
+``Sandbox`` is the Python API and prints nothing; ``serve`` is the blocking form for a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import uvicorn
+from typing_extensions import Self
+
+from dagster_dbtcloud.clock import Clock, SystemClock
+from dagster_dbtcloud.sandbox import app, checkout, shapes
+from dagster_dbtcloud.sandbox.behaviour import Behaviour
+from dagster_dbtcloud.sandbox.edge import Edge, RequestLog, RequestRecord
+from dagster_dbtcloud.sandbox.executor import Executor
+from dagster_dbtcloud.sandbox.faults import Faults
+from dagster_dbtcloud.sandbox.plan import PlannedStep, builtin_steps, invoke
+from dagster_dbtcloud.sandbox.state import ACTIVE, SUCCESS, Cloud
+from dagster_dbtcloud.sandbox.store import Doc, Store
+from dagster_dbtcloud.sandbox.tokens import PERMISSION_SETS
+from dagster_dbtcloud.sandbox.wire import to_text
+
+Content = bytes | str | Path | Mapping[str, Any] | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class PastStep:
+    """A step of a run that is put into history.
+
+    ``artifacts``: path below ``target/`` -> bytes, text, a file to link, or what becomes JSON.
+    """
+
+    command: str
+    status: int = SUCCESS
+    logs: str = ""
+    debug_logs: str = ""
+    artifacts: Mapping[str, Content] = field(default_factory=dict)
+    name: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    skipped: bool = False
+
+
+class Sandbox:
+    """A local dbt Cloud for one dbt project. A context manager; ``start`` and ``stop`` also do.
+
+    ``project_dir`` is never written to. Without ``state_dir`` the state is temporary; with one,
+    a later sandbox on it goes on with the same ids, token and history. ``duckdb_path`` is what
+    ``DBT_SANDBOX_DUCKDB_PATH`` says to the profile in the main environment (by default a file
+    below the state). ``variables`` are environment variables of the dbt Cloud project.
+    """
+
+    def __init__(
+        self,
+        *,
+        project_dir: Path | str,
+        state_dir: Path | str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Clock | None = None,
+        behaviour: Behaviour | None = None,
+        token: str | None = None,
+        duckdb_path: Path | str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.project_dir = Path(project_dir).resolve()
+        checkout.project_settings(self.project_dir)
+        self._temporary = state_dir is None
+        self.state_dir = (
+            Path(tempfile.mkdtemp(prefix="dbt-cloud-sandbox-"))
+            if state_dir is None
+            else Path(state_dir).resolve()
+        )
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        self.clock: Clock = clock or SystemClock()
+        self.behaviour = behaviour or Behaviour()
+        self._host, self._port = host, port
+        self._duckdb_path = None if duckdb_path is None else Path(duckdb_path).resolve()
+        self._store = Store(self.state_dir / "sandbox.sqlite")
+        self._cloud = Cloud(
+            self._store, clock=self.clock, behaviour=self.behaviour, state_dir=self.state_dir
+        )
+        self._log = RequestLog()
+        self.faults = Faults(self.clock, self._cloud.now)
+        self._first_time(token)
+        for name, value in (variables or {}).items():
+            self.set_variable(name, value)
+        self._executor = Executor(
+            self._cloud,
+            project_dir=self.project_dir,
+            warehouse=self.warehouse,
+            variables=self._effective_variables,
+        )
+        self._socket: socket.socket | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self.url = ""
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.url or 'not started'} account {self.account_id}>"
+
+    def _first_time(self, token: str | None) -> None:
+        """Make account, project, environments and token; or find those of an earlier sandbox."""
+        name = str(checkout.project_settings(self.project_dir).get("name") or "project")
+        with self._store.transaction():
+            accounts = self._store.select("accounts", limit=1)
+            if accounts:
+                account_id = accounts[0]["id"]
+                project_id = self._store.select("projects", {"account_id": account_id})[0]["id"]
+            else:
+                account_id = self._cloud.create_account("Sandbox")["id"]
+                project_id = self._cloud.create_project(account_id, name)["id"]
+                self._cloud.create_environment(
+                    account_id, project_id, "Development", type="development"
+                )
+                self._cloud.create_environment(
+                    account_id, project_id, "Production", deployment_type="production"
+                )
+            production = {"project_id": project_id, "deployment_type": "production"}
+            self.account_id: int = account_id
+            self.project_id: int = project_id
+            self.environment_id: int = self._store.select("environments", production)[0]["id"]
+            tokens = self._store.select("tokens", {"account_id": account_id, "name": "sandbox"})
+            if tokens and token is None:
+                self.token: str = tokens[0]["secret"]
+            elif tokens:
+                self.token = str(token)
+                self._store.update("tokens", tokens[0]["id"], secret=token)
+            else:
+                self.token = self.create_token("account_admin", name="sandbox", secret=token)
+
+    # -- life ------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Serve. Returns when requests are answered; dbt is imported meanwhile."""
+        self._socket = socket.create_server((self._host, self._port))
+        host, port = self._socket.getsockname()[:2]
+        self.url = f"http://{host}:{port}"
+        self._executor.start()
+        self._executor.worker(self.environment_id).start()
+        application = Edge(
+            app.build(self._cloud, self.faults),
+            faults=self.faults,
+            log=self._log,
+            clock=self.clock,
+        )
+        config = uvicorn.Config(
+            application,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="sandbox-http", daemon=True
+        )
+        self._thread.start()
+        self._server.ready.wait()
+        return self
+
+    def stop(self) -> None:
+        """Stop serving, kill dbt, keep the state (unless it is temporary). May be called twice."""
+        if self._server is not None:
+            self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join()
+            self._executor.stop()
+            self._thread = None
+        if self._socket is not None:
+            self._socket.close()
+        self._store.close()
+        if self._temporary:
+            shutil.rmtree(self.state_dir, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # -- what a client needs ---------------------------------------------------------------
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that a client of this sandbox wants; the token is among them."""
+        return {
+            "DBT_CLOUD_ACCESS_URL": self.url,
+            "DBT_CLOUD_ACCOUNT_ID": str(self.account_id),
+            "DBT_CLOUD_TOKEN": self.token,
+            "DBT_CLOUD_PROJECT_ID": str(self.project_id),
+            "DBT_CLOUD_ENVIRONMENT_ID": str(self.environment_id),
+        }
+
+    @property
+    def requests(self) -> tuple[RequestRecord, ...]:
+        """The requests so far, oldest first."""
+        return self._log.snapshot()
+
+    def clear_requests(self) -> None:
+        self._log.clear()
+
+    def warehouse(self, environment_id: int | None = None) -> Path:
+        """The DuckDB file that ``DBT_SANDBOX_DUCKDB_PATH`` names in an environment."""
+        wanted = self.environment_id if environment_id is None else environment_id
+        if wanted == self.environment_id and self._duckdb_path is not None:
+            return self._duckdb_path
+        return self.state_dir / "environments" / str(wanted) / "warehouse.duckdb"
+
+    # -- what a person does in dbt Cloud ---------------------------------------------------
+
+    def create_token(
+        self,
+        permission: str = "account_admin",
+        *,
+        name: str = "token",
+        account_id: int | None = None,
+        project_ids: Sequence[int] | None = None,
+        secret: str | None = None,
+    ) -> str:
+        """Make a service token with one of dbt Cloud's permission sets and return its secret."""
+        if permission not in PERMISSION_SETS:
+            raise ValueError(f"permission: {permission!r} is not one of {sorted(PERMISSION_SETS)}")
+        made = secret or "dbtc_" + secrets.token_urlsafe(24)
+        self._store.insert(
+            "tokens",
+            {
+                "name": name,
+                "secret": made,
+                "permission": permission,
+                "account_id": self.account_id if account_id is None else account_id,
+                "project_ids": None if project_ids is None else list(project_ids),
+            },
+        )
+        return made
+
+    def revoke_token(self, secret: str) -> None:
+        for doc in self._store.select("tokens", {"secret": secret}):
+            self._store.delete("tokens", doc["id"])
+
+    def create_account(self, name: str, **fields: Any) -> int:
+        return int(self._cloud.create_account(name, **fields)["id"])
+
+    def update_account(self, **fields: Any) -> None:
+        """Change the account, e.g. ``run_slots=1`` or ``locked=True``."""
+        with self._cloud.changed:
+            self._store.update("accounts", self.account_id, **fields)
+            self._cloud.changed.notify_all()
+
+    def create_project(self, name: str, *, account_id: int | None = None, **fields: Any) -> int:
+        account = self.account_id if account_id is None else account_id
+        return int(self._cloud.create_project(account, name, **fields)["id"])
+
+    def create_environment(self, name: str, *, project_id: int | None = None, **fields: Any) -> int:
+        """Make a deployment environment; ``deployment_type`` "staging" or None."""
+        project = self._cloud.find(
+            "projects", self.project_id if project_id is None else project_id
+        )
+        made = self._cloud.create_environment(project["account_id"], project["id"], name, **fields)
+        return int(made["id"])
+
+    def set_variable(self, name: str, value: str, *, job_id: int | None = None) -> None:
+        """Set an environment variable of the project, or its override for a job."""
+        scope: Doc = {
+            "project_id": self.project_id,
+            "environment_id": None,
+            "job_definition_id": job_id,
+            "name": name,
+        }
+        with self._store.transaction():
+            for doc in self._store.select("variables", scope):
+                self._store.delete("variables", doc["id"])
+            now = self._cloud.now()
+            self._store.insert(
+                "variables",
+                {
+                    **scope,
+                    "account_id": self.account_id,
+                    "type": "project" if job_id is None else "job",
+                    "raw_value": value,
+                    "created_at": now,
+                    "updated_at": now,
+                },
+            )
+
+    def create_job(
+        self,
+        name: str = "job",
+        execute_steps: Sequence[str] = ("dbt build",),
+        *,
+        environment_id: int | None = None,
+        **settings: Any,
+    ) -> int:
+        """Make a job as a person would; ``settings`` are the API's fields. Returns its id."""
+        wanted = self.environment_id if environment_id is None else environment_id
+        environment = self._cloud.find("environments", wanted)
+        body = {
+            "name": name,
+            "project_id": environment["project_id"],
+            "environment_id": wanted,
+            "execute_steps": list(execute_steps),
+            **settings,
+        }
+        return int(self._cloud.create_job(environment["account_id"], body)["id"])
+
+    def delete_job(self, job_id: int) -> None:
+        self._cloud.delete_job(self._cloud.find("jobs", job_id))
+
+    def trigger(
+        self,
+        job_id: int,
+        *,
+        cause: str = "Kicked off from UI",
+        cause_category: str = "ui",
+        **body: Any,
+    ) -> int:
+        """Start a run as a person ("ui") or dbt Cloud's scheduler ("scheduled") does."""
+        job = self._cloud.find("jobs", job_id)
+        run = self._cloud.trigger(job, {"cause": cause, **body}, category=cause_category)
+        return int(run["id"])
+
+    def cancel(self, run_id: int) -> None:
+        self._cloud.cancel(run_id, actor={"id": 1, "type": "user", "name": "Somebody"})
+
+    # -- the truth, for tests --------------------------------------------------------------
+
+    def runs(self) -> list[Doc]:
+        """Every run with its trigger, job and steps, as the API would show it, oldest first."""
+        return [self._shown(doc) for doc in self._store.select("runs")]
+
+    def run(self, run_id: int) -> Doc:
+        """One run, likewise. Raises: KeyError."""
+        doc = self._store.get("runs", run_id)
+        if doc is None:
+            raise KeyError(run_id)
+        return self._shown(doc)
+
+    def jobs(self) -> list[Doc]:
+        """Every job that is not deleted."""
+        return [shapes.job(self._cloud, doc) for doc in self._store.select("jobs", {"state": 1})]
+
+    def _shown(self, doc: Doc) -> Doc:
+        include = ("trigger", "job", "run_steps", "debug_logs", "audit")
+        return shapes.run(self._cloud, doc, include, site=self.url)
+
+    def wait(self, run_id: int, timeout: float = 60.0, *, status: int | None = None) -> Doc:
+        """Wait (``timeout`` real seconds) until a run is over, or has reached ``status``.
+
+        Raises: TimeoutError, naming where the run stands.
+        """
+
+        def reached() -> bool:
+            doc = self._store.get("runs", run_id)
+            if doc is None:
+                raise KeyError(run_id)
+            return doc["status"] >= status if status else doc["status"] not in ACTIVE
+
+        with self._cloud.changed:
+            if not self._cloud.changed.wait_for(reached, timeout):
+                stand = self.run(run_id)["status_humanized"]
+                raise TimeoutError(f"run {run_id} is still {stand} after {timeout} seconds")
+        return self.run(run_id)
+
+    # -- history ---------------------------------------------------------------------------
+
+    def insert_run(
+        self,
+        job_id: int,
+        *,
+        status: int = SUCCESS,
+        steps: Sequence[PastStep] = (),
+        finished_at: datetime | None = None,
+        started_at: datetime | None = None,
+        created_at: datetime | None = None,
+        cause: str = "Scheduled",
+        cause_category: str = "scheduled",
+        status_message: str | None = None,
+        listed_at: datetime | None = None,
+        artifacts_at: datetime | None = None,
+        builtin: bool = True,
+        run_id: int | None = None,
+        git_branch: str | None = "main",
+        git_sha: str | None = "0" * 40,
+        **overrides: Any,
+    ) -> int:
+        """Put a run into history without running dbt; returns its id.
+
+        Dates are of now unless given. ``listed_at``: until then lists lack the run;
+        ``artifacts_at``: until then its artifacts are 404. ``builtin``: the three first steps
+        are put before ``steps``. ``overrides`` are the trigger's fields (``schema_override``,
+        ``github_pull_request_id``, ...). With an active ``status`` (1, 2, 3) the run hangs in it
+        until ``finish_run``.
+        """
+        now = self.clock.now()
+        finished = finished_at or now
+        started = started_at or finished
+        created = created_at or started
+        active = status in ACTIVE
+        planned: list[tuple[PlannedStep, PastStep]] = []
+        if builtin:
+            planned += [(one, PastStep("")) for one in builtin_steps(self._cloud.connection_name)]
+        for past in steps:
+            plain = invoke(past.command)
+            name = plain.name if past.name is None else past.name
+            planned.append((PlannedStep(name, "dbt", past.command), past))
+        return self._cloud.insert_past_run(
+            job_id,
+            trigger={"cause": cause, "cause_category": cause_category, **overrides},
+            run_id=run_id,
+            fields={
+                "status": status,
+                "status_message": status_message,
+                "created_at": to_text(created),
+                "updated_at": to_text(finished),
+                "dequeued_at": None if status == 1 else to_text(started),
+                "started_at": None if status in (1, 2) else to_text(started),
+                "finished_at": None if active else to_text(finished),
+                "listed_at": None if listed_at is None else to_text(listed_at),
+                "artifacts_at": None if artifacts_at is None else to_text(artifacts_at),
+                "git_branch": git_branch,
+                "git_sha": git_sha,
+                "held": True,
+            },
+            steps=[
+                (
+                    one,
+                    {
+                        "status": past.status,
+                        "skipped": past.skipped,
+                        "started_at": to_text(past.started_at or started),
+                        "finished_at": to_text(past.finished_at or finished),
+                    },
+                    functools.partial(_write_step, past),
+                )
+                for one, past in planned
+            ],
+        )
+
+    def finish_run(self, run_id: int, status: int, message: str | None = None) -> None:
+        """End a run that ``insert_run`` left active."""
+        self._cloud.finish(run_id, status, message)
+
+    def _effective_variables(self, run: Doc) -> dict[str, str]:
+        return self._cloud.variables(run)
+
+
+def _write_step(past: PastStep, folder: Path) -> None:
+    """Write what a real step would have left: logs and artifacts."""
+    if not (past.logs or past.debug_logs or past.artifacts):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "console.log").write_text(past.logs, encoding="utf-8")
+    (folder / "dbt.log").write_text(past.debug_logs, encoding="utf-8")
+    for name, content in past.artifacts.items():
+        path = folder / "target" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            # A manifest of many megabytes in a thousand runs is one file.
+            with contextlib.suppress(OSError):
+                os.link(content, path)
+            if not path.exists():
+                shutil.copyfile(content, path)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            path.write_text(json.dumps(content), encoding="utf-8")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+def serve(
+    *,
+    project_dir: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    state_dir: Path | str | None = None,
+    env_file: Path | str | None = None,
+    duckdb_path: Path | str | None = None,
+    on_ready: Callable[[Sandbox], None] | None = None,
+) -> None:
+    """Run a sandbox until SIGINT or SIGTERM, then stop what it started. Main thread only.
+
+    ``env_file`` gets ``export NAME=value`` lines of ``Sandbox.env`` and is readable by its
+    owner alone. ``on_ready`` is called once requests are answered.
+
+    Raises: OSError (the port is taken), ProjectError (no dbt project there).
+    """
+    over = threading.Event()
+
+    def end(*_: object) -> None:
+        over.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        sandbox = Sandbox(
+            project_dir=project_dir,
+            host=host,
+            port=port,
+            state_dir=state_dir,
+            duckdb_path=duckdb_path,
+        )
+        with sandbox:
+            if env_file is not None:
+                write_env_file(Path(env_file), sandbox.env)
+            if on_ready is not None:
+                on_ready(sandbox)
+            over.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def write_env_file(path: Path, variables: Mapping[str, str]) -> None:
+    """Write ``export NAME=value`` lines, at once, mode 0600."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    lines = "".join(f"export {name}={value}\n" for name, value in variables.items())
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(lines)
+    temporary.replace(path)

@@ -1,0 +1,725 @@
+"""The account as it stands: accounts, projects, environments, jobs, and each run's state machine.
+
+It runs no dbt and knows no HTTP. Every change is one transaction, and wakes who waits on
+``changed``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from dagster_dbtcloud.clock import Clock
+from dagster_dbtcloud.sandbox.behaviour import Behaviour
+from dagster_dbtcloud.sandbox.plan import RETRYABLE, PlannedStep, plan, retry_steps, subcommand
+from dagster_dbtcloud.sandbox.store import Doc, Store
+from dagster_dbtcloud.sandbox.wire import (
+    Refusal,
+    between,
+    humanized,
+    not_found,
+    to_text,
+    whole_number,
+)
+
+QUEUED, STARTING, RUNNING, SUCCESS, ERROR, CANCELLED = 1, 2, 3, 10, 20, 30
+ACTIVE = (QUEUED, STARTING, RUNNING)
+STATUS_NAMES = {
+    QUEUED: "Queued",
+    STARTING: "Starting",
+    RUNNING: "Running",
+    SUCCESS: "Success",
+    ERROR: "Error",
+    CANCELLED: "Cancelled",
+}
+DEFAULT_VERSION = "latest"
+
+_PULL_REQUEST_FIELDS = (
+    "azure_pull_request_id",
+    "github_pull_request_id",
+    "gitlab_merge_request_id",
+    "non_native_pull_request_id",
+)
+_WHOLE = (*_PULL_REQUEST_FIELDS, "threads_override", "timeout_seconds_override")
+_TEXT = ("git_sha", "git_branch", "schema_override", "dbt_version_override", "target_name_override")
+# What a job holds besides its ids and name (dbt Cloud API v2, Job), with what is taken when a
+# client leaves it out.
+_JOB_DEFAULTS: Mapping[str, Any] = {
+    "description": "",
+    "dbt_version": None,
+    "execute_steps": ["dbt build"],
+    "execution": {"timeout_seconds": 0},
+    "settings": {"threads": 4, "target_name": "default"},
+    "generate_docs": False,
+    "run_generate_sources": False,
+    "triggers": {
+        "github_webhook": False,
+        "git_provider_webhook": False,
+        "schedule": False,
+        "on_merge": False,
+    },
+    "triggers_on_draft_pr": False,
+    "schedule": {
+        "cron": "0 * * * *",
+        "date": {"type": "every_day"},
+        "time": {"type": "every_hour", "interval": 1},
+    },
+    "job_completion_trigger_condition": None,
+    "deferring_environment_id": None,
+    "deferring_job_definition_id": None,
+    "is_deferrable": False,
+    "run_compare_changes": False,
+    "compare_changes_flags": "--select state:modified",
+    "run_lint": False,
+    "errors_on_lint_failure": True,
+    "lifecycle_webhooks": False,
+    "lifecycle_webhooks_url": None,
+    "cost_optimization_features": [],
+    "deactivated": False,
+    "run_failure_count": 0,
+    "is_system": False,
+}
+_JOB_TYPES = ("ci", "scheduled", "other", "merge", "exposure_sync", "adaptive", "hybrid")
+
+
+class Cloud:
+    """The truth about one sandbox; ``changed`` is notified whenever it changes.
+
+    All methods may be called from any thread.
+    """
+
+    def __init__(
+        self, store: Store, *, clock: Clock, behaviour: Behaviour, state_dir: Path
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.behaviour = behaviour
+        self.state_dir = state_dir
+        self.connection_name = "DuckDB"
+        self.changed = threading.Condition(store.lock)
+
+    def now(self) -> str:
+        return to_text(self.clock.now())
+
+    def step_dir(self, run_id: int, index: int) -> Path:
+        """Where logs and artifacts of a step lie: ``console.log``, ``dbt.log``, ``target/``."""
+        return self.state_dir / "runs" / str(run_id) / str(index)
+
+    # -- what is there ---------------------------------------------------------------------
+
+    def find(self, kind: str, row_id: int, **belongs: Any) -> Doc:
+        """A document that exists, is not deleted and belongs where the caller says.
+
+        Raises: Refusal 404.
+        """
+        doc = self.store.get(kind, row_id)
+        if doc is None or doc.get("state", 1) != 1:
+            raise not_found()
+        if any(doc.get(field) != value for field, value in belongs.items()):
+            raise not_found()
+        return doc
+
+    def create_account(self, name: str, **fields: Any) -> Doc:
+        account_id = fields.pop("id", None)
+        return self._created(
+            "accounts",
+            {
+                "name": name,
+                "plan": "enterprise",
+                "state": 1,
+                "run_slots": 5,
+                "queue_limit": 50,
+                "run_duration_limit_seconds": 86400,
+                "pod_memory_request_mebibytes": 600,
+                "locked": False,
+                "lock_reason": None,
+                "lock_cause": None,
+                "unlocked_at": None,
+                "run_locked_until": None,
+                "developer_seats": 1,
+                "read_only_seats": 0,
+                "it_seats": 0,
+                "identifier": "act_sandbox",
+                "static_subdomain": None,
+                "vanity_subdomain": None,
+                **fields,
+            },
+            account_id,
+        )
+
+    def create_project(self, account_id: int, name: str, **fields: Any) -> Doc:
+        project_id = fields.pop("id", None)
+        return self._created(
+            "projects",
+            {
+                "account_id": account_id,
+                "name": name,
+                "description": None,
+                "connection_id": None,
+                "repository_id": None,
+                "semantic_layer_config_id": None,
+                "state": 1,
+                "dbt_project_subdirectory": None,
+                "docs_job_id": None,
+                "freshness_job_id": None,
+                "type": 0,
+                **fields,
+            },
+            project_id,
+        )
+
+    def create_environment(self, account_id: int, project_id: int, name: str, **fields: Any) -> Doc:
+        environment_id = fields.pop("id", None)
+        return self._created(
+            "environments",
+            {
+                "account_id": account_id,
+                "project_id": project_id,
+                "name": name,
+                "type": "deployment",
+                "deployment_type": None,
+                "dbt_version": DEFAULT_VERSION,
+                "raw_dbt_version": DEFAULT_VERSION,
+                "credentials_id": None,
+                "connection_id": None,
+                "extended_attributes_id": None,
+                "primary_profile_id": None,
+                "use_custom_branch": False,
+                "custom_branch": None,
+                "supports_docs": True,
+                "is_deferrable": False,
+                "enable_model_query_history": False,
+                "enable_dbt_state": False,
+                "state": 1,
+                **fields,
+            },
+            environment_id,
+        )
+
+    def create_job(self, account_id: int, body: Mapping[str, Any]) -> Doc:
+        """Raises: Refusal 400 for missing or malformed fields, 404 for unknown ids."""
+        doc = self._job_fields(account_id, {**_JOB_DEFAULTS, **_given(body)})
+        return self._created("jobs", {**doc, "account_id": account_id, "state": 1})
+
+    def update_job(self, job: Doc, body: Mapping[str, Any]) -> Doc:
+        """Fields left out stay as they are (whether the service resets them is not known)."""
+        merged = self._job_fields(job["account_id"], {**job, **_given(body)})
+        if merged.get("state") == 2:
+            return self.delete_job(job)
+        with self.changed, self.store.transaction():
+            merged.update(id=job["id"], account_id=job["account_id"], updated_at=self.now())
+            merged["run_failure_count"] = 0
+            merged["deactivated"] = False
+            return self.store.update("jobs", job["id"], **merged)
+
+    def delete_job(self, job: Doc) -> Doc:
+        """Mark it deleted; its active runs are cancelled, its history stays."""
+        with self.changed, self.store.transaction():
+            deleted = self.store.update("jobs", job["id"], state=2, updated_at=self.now())
+            active = {"job_definition_id": job["id"], "status": ACTIVE}
+            for run in self.store.select("runs", active):
+                self.cancel(run["id"], message="The job of this run was deleted.")
+            self.changed.notify_all()
+            return deleted
+
+    def _created(self, kind: str, doc: Doc, row_id: int | None = None) -> Doc:
+        with self.changed:
+            now = self.now()
+            return self.store.insert(
+                kind, {**doc, "created_at": now, "updated_at": now}, row_id=row_id
+            )
+
+    def _job_fields(self, account_id: int, body: Doc) -> Doc:
+        missing = {
+            field: ["This field is required."]
+            for field in ("name", "project_id", "environment_id")
+            if body.get(field) in (None, "")
+        }
+        if missing:
+            raise Refusal(400, f"Missing: {', '.join(sorted(missing))}.", missing)
+        project_id = whole_number("project_id", body["project_id"])
+        environment_id = whole_number("environment_id", body["environment_id"])
+        self.find("projects", project_id, account_id=account_id)
+        self.find("environments", environment_id, project_id=project_id)
+        steps = body["execute_steps"]
+        if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
+            raise Refusal(
+                400, "execute_steps: a list of commands is needed.", {"execute_steps": ["Invalid."]}
+            )
+        triggers = {**_JOB_DEFAULTS["triggers"], **(body["triggers"] or {})}
+        job_type = body.get("job_type") or _derived_job_type(triggers)
+        if job_type not in _JOB_TYPES:
+            raise Refusal(400, f"job_type: {job_type!r} is not one of {_JOB_TYPES}.")
+        execution = {**_JOB_DEFAULTS["execution"], **(body["execution"] or {})}
+        settings = {**_JOB_DEFAULTS["settings"], **(body["settings"] or {})}
+        whole_number("execution.timeout_seconds", execution["timeout_seconds"])
+        whole_number("settings.threads", settings["threads"])
+        return {
+            **body,
+            "project_id": project_id,
+            "environment_id": environment_id,
+            "triggers": triggers,
+            "execution": execution,
+            "settings": settings,
+            "job_type": job_type,
+        }
+
+    # -- triggering ------------------------------------------------------------------------
+
+    def trigger(
+        self,
+        job: Doc,
+        body: Mapping[str, Any],
+        *,
+        category: str = "api",
+        actor: Mapping[str, Any] | None = None,
+    ) -> Doc:
+        """Queue a run; null means "not given" (dbt Cloud API v2, Trigger Job Run).
+
+        Raises: Refusal 400 for a missing cause or a malformed override.
+        """
+        trigger = _trigger_fields(body)
+        account = self.find("accounts", job["account_id"])
+        if account["locked"]:
+            raise Refusal(400, f"The account is locked. {account['lock_reason'] or ''}".strip())
+        steps = plan(job, trigger, connection=self.connection_name)
+        return self._queue(job, trigger, category, steps, actor)
+
+    def retry(self, run: Doc, *, actor: Mapping[str, Any] | None = None) -> Doc:
+        """Queue a run that resumes at the failed command of ``run``.
+
+        Raises: Refusal 400 with the reason when it cannot (the service's code is not known).
+        """
+        reason = self.retry_refusal(run)
+        if reason is not None:
+            raise Refusal(400, f"This run cannot be retried: {reason}.", {"reason": reason})
+        job = self.find("jobs", run["job_definition_id"])
+        failed, skipped = self.failure_of(run)
+        steps = retry_steps(
+            "dbt retry",
+            [step["command"] for step in skipped],
+            connection=self.connection_name,
+        )
+        before = self.store.get("triggers", run["trigger_id"]) or {}
+        kept = {k: v for k, v in before.items() if k not in ("id", "created_at", "cause")}
+        kept |= {
+            "steps_override": None,
+            "cause": "Retry of run " + str(run["id"]),
+            "git_sha": run["git_sha"] if before.get("git_sha") else None,
+        }
+        return self._queue(
+            job,
+            kept,
+            "rerun",
+            steps,
+            actor,
+            retrying_run_id=run["id"],
+            resume={"run_id": run["id"], "index": failed["index"] if failed else 0},
+        )
+
+    def rerun(self, job: Doc, *, actor: Mapping[str, Any] | None = None) -> Doc:
+        """Retry the job's last run if it failed, else start a new one (docs: API v2, Rerun Job)."""
+        last = self.latest_run(job["id"])
+        if last is not None and self.retry_refusal(last) is None:
+            return self.retry(last, actor=actor)
+        return self.trigger(
+            job, {"cause": "Rerun of job " + str(job["id"])}, category="rerun", actor=actor
+        )
+
+    def latest_run(self, job_id: int, statuses: Sequence[int] | None = None) -> Doc | None:
+        where: Doc = {"job_definition_id": job_id}
+        if statuses is not None:
+            where["status"] = statuses
+        runs = self.store.select("runs", where, order_by="-id", limit=1)
+        return runs[0] if runs else None
+
+    def failure_of(self, run: Doc) -> tuple[Doc | None, list[Doc]]:
+        """The step that failed the run, and those skipped for it."""
+        steps = self.steps(run["id"])
+        failed = next((s for s in steps if s["status"] == ERROR and not s["may_fail"]), None)
+        skipped = [s for s in steps if s.get("skipped") and s["command"]]
+        return failed, skipped if failed else []
+
+    def retry_refusal(self, run: Doc) -> str | None:
+        """Why the run cannot be retried, in dbt Cloud's words; None if it can."""
+        if run["status"] != ERROR:
+            return "RETRY_NOT_FAILED_RUN"
+        latest = self.latest_run(run["job_definition_id"] or 0)
+        if latest is not None and latest["id"] != run["id"]:
+            return "RETRY_NOT_LATEST_RUN"
+        failed, _ = self.failure_of(run)
+        if failed is None or failed["kind"] != "dbt":
+            return "RETRY_UNSUPPORTED_CMD"
+        if subcommand(failed["command"]) not in RETRYABLE | {"retry"}:
+            return "RETRY_UNSUPPORTED_CMD"
+        if not (self.step_dir(run["id"], failed["index"]) / "target/run_results.json").is_file():
+            return "RETRY_NO_RUN_RESULTS"
+        return None
+
+    def _queue(
+        self,
+        job: Doc,
+        trigger: Doc,
+        category: str,
+        steps: Sequence[PlannedStep],
+        actor: Mapping[str, Any] | None,
+        **fields: Any,
+    ) -> Doc:
+        with self.changed, self.store.transaction():
+            account = self.find("accounts", job["account_id"])
+            queued = self.store.count("runs", {"account_id": account["id"], "status": QUEUED})
+            if queued >= account["queue_limit"]:
+                raise Refusal(400, "The account's queue of runs is full.")
+            self._supersede(job, trigger)
+            run = self._insert_run(
+                job, {**trigger, "cause_category": category}, actor=actor, **fields
+            )
+            self._insert_steps(run, steps)
+            self.changed.notify_all()
+            return run
+
+    def _supersede(self, job: Doc, trigger: Doc) -> None:
+        """A newer commit of a pull request cancels the older run (docs: deploy/ci-jobs)."""
+        pull_request = _pull_request(trigger)
+        if pull_request is None:
+            return
+        for run in self.store.select("runs", {"job_definition_id": job["id"], "status": ACTIVE}):
+            if _pull_request(self.store.get("triggers", run["trigger_id"]) or {}) == pull_request:
+                self.cancel(run["id"], message="A newer commit of the pull request started.")
+
+    def _insert_run(
+        self,
+        job: Doc,
+        trigger: Doc,
+        *,
+        actor: Mapping[str, Any] | None = None,
+        run_id: int | None = None,
+        **fields: Any,
+    ) -> Doc:
+        now = self.now()
+        environment = self.store.get("environments", job["environment_id"]) or {}
+        stored_trigger = self.store.insert(
+            "triggers", {**trigger, "job_definition_id": job["id"], "created_at": now}
+        )
+        run: Doc = {
+            "trigger_id": stored_trigger["id"],
+            "account_id": job["account_id"],
+            "project_id": job["project_id"],
+            "environment_id": job["environment_id"],
+            "job_definition_id": job["id"],
+            "status": QUEUED,
+            "status_message": None,
+            "dbt_version": trigger.get("dbt_version_override")
+            or job.get("dbt_version")
+            or environment.get("dbt_version", DEFAULT_VERSION),
+            "git_branch": None,
+            "git_sha": None,
+            "created_at": now,
+            "updated_at": now,
+            "dequeued_at": None,
+            "started_at": None,
+            "finished_at": None,
+            "retrying_run_id": None,
+            "deferring_run_id": None,
+            "has_docs_generated": False,
+            "has_sources_generated": False,
+            "listed_at": None,
+            "artifacts_at": None,
+            "ci": _pull_request(trigger) is not None,
+            "actor": dict(actor) if actor else None,
+            "cancelled_by": None,
+            "cancel_message": None,
+            "cancel_requested": False,
+            "resume": None,
+            # True: nobody runs it; a test put it there and ends it.
+            "held": False,
+            **fields,
+        }
+        return self.store.insert("runs", run, row_id=run_id)
+
+    def _insert_steps(self, run: Doc, steps: Sequence[PlannedStep]) -> None:
+        now = self.now()
+        for index, step in enumerate(steps, start=1):
+            self.store.insert(
+                "steps",
+                {
+                    "run_id": run["id"],
+                    "account_id": run["account_id"],
+                    "index": index,
+                    "name": step.name,
+                    "kind": step.kind,
+                    "command": step.command,
+                    "may_fail": step.may_fail,
+                    "status": QUEUED,
+                    "skipped": False,
+                    "started_at": None,
+                    "finished_at": None,
+                    "created_at": now,
+                    "updated_at": now,
+                },
+            )
+
+    def insert_past_run(
+        self,
+        job_id: int,
+        *,
+        trigger: Doc,
+        run_id: int | None,
+        fields: Doc,
+        steps: Sequence[tuple[PlannedStep, Doc, Callable[[Path], None]]],
+    ) -> int:
+        """Put a run into history: its fields, and per step what to write into its directory."""
+        with self.changed, self.store.transaction():
+            job = self.find("jobs", job_id)
+            run = self._insert_run(job, trigger, run_id=run_id, **fields)
+            self._insert_steps(run, [planned for planned, _, _ in steps])
+            stored = self.steps(run["id"])
+            for step, (_, step_fields, write) in zip(stored, steps, strict=True):
+                write(self.step_dir(run["id"], step["index"]))
+                self.store.update("steps", step["id"], **step_fields)
+            self.changed.notify_all()
+            return int(run["id"])
+
+    def variables(self, run: Doc) -> dict[str, str]:
+        """The environment variables of a run: job over environment over project.
+
+        docs: build/environment-variables
+        """
+        found: dict[str, str] = {}
+        where = {"project_id": run["project_id"]}
+        by_scope: dict[str, list[Doc]] = {"project": [], "environment": [], "job": []}
+        for doc in self.store.select("variables", where):
+            by_scope.setdefault(doc["type"], []).append(doc)
+        for doc in by_scope["project"]:
+            found[doc["name"]] = doc["raw_value"]
+        for doc in by_scope["environment"]:
+            if doc["environment_id"] == run["environment_id"]:
+                found[doc["name"]] = doc["raw_value"]
+        for doc in by_scope["job"]:
+            if doc["job_definition_id"] == run["job_definition_id"]:
+                found[doc["name"]] = doc["raw_value"]
+        return found
+
+    # -- the state machine -----------------------------------------------------------------
+
+    def steps(self, run_id: int) -> list[Doc]:
+        return self.store.select("steps", {"run_id": run_id}, order_by="index")
+
+    def blocked_by(self, run: Doc) -> list[int]:
+        """Runs of the same job that this one waits for; CI runs wait for none."""
+        if run["status"] != QUEUED or run["ci"]:
+            return []
+        where = {"job_definition_id": run["job_definition_id"], "status": ACTIVE}
+        earlier = self.store.select("runs", where, also=[("id < ?", (run["id"],))])
+        return [other["id"] for other in earlier]
+
+    def startable(self) -> list[Doc]:
+        """Queued runs that nothing holds back, oldest first.
+
+        One run at a time per environment (its DuckDB file has one writer) and per job, and as
+        many runs of an account as it has slots; CI runs take no slot (docs: deploy/ci-jobs).
+        """
+        with self.store.lock:
+            busy = self.store.select("runs", {"status": (STARTING, RUNNING)})
+            environments = {run["environment_id"] for run in busy if not run["held"]}
+            jobs = {run["job_definition_id"] for run in busy if not run["ci"]}
+            slots: dict[int, int] = {}
+            for run in busy:
+                slots[run["account_id"]] = slots.get(run["account_id"], 0) + (not run["ci"])
+            ready = []
+            for run in self.store.select("runs", {"status": QUEUED}):
+                if run["held"]:
+                    jobs.add(run["job_definition_id"])
+                    continue
+                account = self.store.get("accounts", run["account_id"]) or {"run_slots": 1}
+                used = slots.get(run["account_id"], 0)
+                held = (
+                    run["environment_id"] in environments
+                    or (not run["ci"] and run["job_definition_id"] in jobs)
+                    or (not run["ci"] and used >= account["run_slots"])
+                    or self._younger_than(run["created_at"], self.behaviour.queued_seconds)
+                )
+                if held:
+                    # Later runs of the same job must not overtake it.
+                    jobs.add(run["job_definition_id"])
+                    continue
+                ready.append(run)
+                environments.add(run["environment_id"])
+                jobs.add(run["job_definition_id"])
+                slots[run["account_id"]] = used + (not run["ci"])
+            return ready
+
+    def _younger_than(self, created_at: str, seconds: float) -> bool:
+        return seconds > 0 and between(created_at, None, self.clock.now()) < seconds
+
+    def dequeue(self, run_id: int) -> bool:
+        """Queued -> Starting. False if the run was cancelled meanwhile."""
+        return self._advance(run_id, QUEUED, STARTING, "dequeued_at")
+
+    def start(self, run_id: int) -> bool:
+        """Starting -> Running. False if the run was cancelled meanwhile."""
+        return self._advance(run_id, STARTING, RUNNING, "started_at")
+
+    def _advance(self, run_id: int, before: int, after: int, stamp: str) -> bool:
+        with self.changed:
+            run = self.store.get("runs", run_id)
+            if run is None or run["status"] != before or run["cancel_requested"]:
+                return False
+            now = self.now()
+            self.store.update("runs", run_id, status=after, updated_at=now, **{stamp: now})
+            self.changed.notify_all()
+            return True
+
+    def start_step(self, step: Doc) -> None:
+        with self.changed:
+            now = self.now()
+            self.store.update("steps", step["id"], status=RUNNING, started_at=now, updated_at=now)
+            self.changed.notify_all()
+
+    def finish_step(self, step: Doc, status: int) -> None:
+        with self.changed:
+            now = self.now()
+            self.store.update("steps", step["id"], status=status, finished_at=now, updated_at=now)
+            self.changed.notify_all()
+
+    def cancel(
+        self,
+        run_id: int,
+        *,
+        actor: Mapping[str, Any] | None = None,
+        message: str | None = None,
+    ) -> Doc:
+        """Ask for an end. A queued run ends at once, an active one when its dbt is dead.
+
+        A run that is over stays as it is (what the service answers then is not known).
+        """
+        with self.changed, self.store.transaction():
+            run = self.store.get("runs", run_id)
+            if run is None:
+                raise not_found()
+            if run["status"] not in ACTIVE or run["cancel_requested"]:
+                return run
+            run = self.store.update(
+                "runs",
+                run_id,
+                cancel_requested=True,
+                cancelled_by=dict(actor) if actor else None,
+                cancel_message=message,
+                updated_at=self.now(),
+            )
+            if run["status"] == QUEUED or run["held"]:
+                run = self.finish(run_id, CANCELLED, message)
+            self.changed.notify_all()
+            return run
+
+    def finish(self, run_id: int, status: int, message: str | None = None) -> Doc:
+        """Any active status -> a terminal one; steps that did not end follow.
+
+        Steps after a failed one are "Skipped"; those of a cancelled run "Cancelled".
+        """
+        with self.changed, self.store.transaction():
+            run = self.store.get("runs", run_id)
+            if run is None or run["status"] not in ACTIVE:
+                raise ValueError(f"run {run_id} is over")
+            now, moment = self.now(), self.clock.now()
+            for step in self.steps(run_id):
+                if step["status"] == RUNNING:
+                    self.store.update("steps", step["id"], status=status, finished_at=now)
+                elif step["status"] == QUEUED:
+                    self.store.update(
+                        "steps", step["id"], status=CANCELLED, skipped=status != CANCELLED
+                    )
+            if run["job_definition_id"] is not None:
+                self._count_failure(run["job_definition_id"], status)
+            run = self.store.update(
+                "runs",
+                run_id,
+                status=status,
+                status_message=message,
+                finished_at=now,
+                updated_at=now,
+                artifacts_at=_after(moment, self.behaviour.artifacts_seconds),
+                listed_at=_after(moment, self.behaviour.listed_seconds),
+            )
+            self.changed.notify_all()
+            return run
+
+    def _count_failure(self, job_id: int, status: int) -> None:
+        job = self.store.get("jobs", job_id)
+        if job is not None and status in (SUCCESS, ERROR):
+            count = 0 if status == SUCCESS else job["run_failure_count"] + 1
+            self.store.update("jobs", job_id, run_failure_count=count)
+
+    def time_out(self, run_id: int, limit: int) -> Doc:
+        """A timeout ends a run as Cancelled; only the message tells (dbt Cloud API v2, Run)."""
+        run = self.store.get("runs", run_id) or {}
+        ran = between(run.get("started_at"), None, self.clock.now())
+        return self.finish(
+            run_id,
+            CANCELLED,
+            f"This run timed out after running for {humanized(ran, smallest='second')}, "
+            f"which exceeded the configured timeout of {limit} seconds.",
+        )
+
+    def recover(self) -> None:
+        """After a stop or a crash: what was running is an error, what was queued still is."""
+        with self.changed, self.store.transaction():
+            for run in self.store.select("runs", {"status": (STARTING, RUNNING)}):
+                if run["held"]:
+                    continue
+                self.finish(run["id"], ERROR, "The sandbox stopped while this run was active.")
+
+
+def _after(moment: datetime, seconds: float) -> str:
+    return to_text(moment + timedelta(seconds=seconds))
+
+
+def _given(body: Mapping[str, Any]) -> Doc:
+    """A client's fields without those it may not set."""
+    fixed = ("id", "created_at", "updated_at", "account", "project", "environment")
+    return {
+        key: value
+        for key, value in body.items()
+        if key not in fixed and not (value is None and key in _JOB_DEFAULTS)
+    }
+
+
+def _derived_job_type(triggers: Mapping[str, Any]) -> str:
+    if triggers.get("github_webhook") or triggers.get("git_provider_webhook"):
+        return "ci"
+    if triggers.get("on_merge"):
+        return "merge"
+    return "scheduled" if triggers.get("schedule") else "other"
+
+
+def _trigger_fields(body: Mapping[str, Any]) -> Doc:
+    cause = body.get("cause")
+    if not isinstance(cause, str) or not cause:
+        raise Refusal(400, "cause: this field is required.", {"cause": ["This field is required."]})
+    trigger: Doc = {"cause": cause}
+    for field in _TEXT:
+        value = body.get(field)
+        if value is not None and not isinstance(value, str):
+            raise Refusal(400, f"{field}: a text is needed.", {field: ["Not a valid string."]})
+        trigger[field] = value
+    for field in _WHOLE:
+        value = body.get(field)
+        trigger[field] = None if value is None else whole_number(field, value)
+    docs = body.get("generate_docs_override")
+    trigger["generate_docs_override"] = None if docs is None else bool(docs)
+    steps = body.get("steps_override")
+    if steps is not None and not (
+        isinstance(steps, list) and all(isinstance(step, str) for step in steps)
+    ):
+        raise Refusal(
+            400, "steps_override: a list of commands is needed.", {"steps_override": ["Invalid."]}
+        )
+    trigger["steps_override"] = steps
+    return trigger
+
+
+def _pull_request(trigger: Mapping[str, Any]) -> int | None:
+    return next((trigger[f] for f in _PULL_REQUEST_FIELDS if trigger.get(f) is not None), None)
