@@ -4,7 +4,7 @@ A workspace finds its manifest, builds specs from it, and starts dbt commands. I
 (``invocation.py``) and defines no assets (``assets.py``).
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster reads the fields' annotations as objects.
 
 import logging
 import os
