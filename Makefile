@@ -1,0 +1,80 @@
+# Thin targets over pip and the package's own commands. `make` alone lists them.
+#
+#   PYTHON  the Python that makes the virtual environment     make demo PYTHON=python3.12
+#   VENV    where it is                                       make test VENV=/tmp/venv
+#   ARGS    more words for the command                        make test ARGS="-k sensor"
+#   ONCE    run the demo headless, and end                    make demo ONCE=1
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+ONCE ?=
+
+BIN := $(VENV)/bin
+# A stamp is older than what it was installed from when that has changed since.
+SANDBOX := $(VENV)/.installed-sandbox
+DEV := $(VENV)/.installed-dev
+SOURCES := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(SANDBOX) ## Show it all here: a local dbt Cloud, the example project, the Dagster UI (ONCE=1: headless).
+	$(BIN)/dagster-dbtcloud demo $(if $(ONCE),--once) $(ARGS)
+
+.PHONY: test
+test: $(DEV) ## Run the tests.
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(DEV) ## Format, lint, types, floors: all but the tests.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(DEV) ## Write the code as `make check` wants it.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: install
+install: $(DEV) ## Make the virtual environment for work on this package.
+
+.PHONY: constraints
+constraints: ## Renew constraints.txt (needs uv).
+	@command -v uv >/dev/null || { echo "uv is not installed: pip install uv"; exit 1; }
+	sed -n '/^#/p' constraints.txt > constraints.tmp
+	printf 'dagster==1.13.27\ndbt-core==1.11.16\n' > constraints.pins
+	uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --constraint constraints.pins pyproject.toml >> constraints.tmp
+	mv constraints.tmp constraints.txt
+	rm -f constraints.pins
+
+.PHONY: clean
+clean: ## Remove what the targets made.
+	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(SANDBOX): $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[sandbox]"
+	@touch $@
+
+$(DEV): $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(SANDBOX) $@
+
+# Only its absence matters: as a link to the system's Python it is older than everything.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || { \
+		echo "Python 3.10 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
+		echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Making a virtual environment in $(VENV), and installing: about a minute, once."
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu its venv module is a" >&2; \
+		echo "package of its own: apt-get install python3-venv. Or name another Python:" >&2; \
+		echo "make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
