@@ -1,11 +1,12 @@
 """What dbt Cloud answered: read as data, or as the error it means.
 
-It sends nothing and decides nothing about trying again. Facts 6 to 9 and 20 to 22 of
+It sends nothing and decides nothing about trying again. Facts 6, 7, 17 and 20 to 22 of
 docs/dbt-cloud-api.md.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ _TAGS = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>")
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer, read to its end. Printing it shows neither body nor headers."""
+    """One HTTP answer, read to its end and cleared of the token. Printing it shows no content."""
 
     method: str
     url: str
@@ -49,7 +50,7 @@ class Answer:
         """What dbt Labs' support will ask for, if the answer had one."""
         for name in _REQUEST_IDS:
             if value := self.headers.get(name):
-                return self.secret.redact(value)
+                return value
         return None
 
     @property
@@ -58,15 +59,16 @@ class Answer:
 
     @property
     def is_html(self) -> bool:
-        return "html" in self.headers.get("content-type", "").lower() or self.body[
-            :200
-        ].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+        """Whether the body is a page; told by itself, since artifacts may be labelled as HTML."""
+        return self.body[:200].lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
     def excerpt(self) -> str:
         """Return the start of the body in one line, without tags and without the token."""
         text = self.secret.redact(self.body[:_LOOKED_AT].decode("utf-8", "replace"))
-        if self.is_html:
-            text = _TAGS.sub(" ", text)
+        if text.lstrip().startswith("<"):
+            text = html.unescape(_TAGS.sub(" ", text))
+            # Unescaping may bring together what was hidden from the first look.
+            text = self.secret.redact(text)
         return _shorten(" ".join(text.split()))
 
     def json(self) -> Any:
@@ -101,7 +103,7 @@ def error_of(answer: Answer, *, access_url: str) -> ApiStatusError | None:
     if 200 <= answer.status_code < 300:
         return None
     if 300 <= answer.status_code < 400:
-        location = answer.secret.redact(answer.headers.get("location", ""))
+        location = answer.headers.get("location", "")
         return _error(
             answer,
             answer.status_code,

@@ -1,7 +1,7 @@
 """The client of dbt Cloud's API: one method for each question, one funnel for all requests.
 
 It does not wait for runs and keeps no results; who needs either builds on it.
-Facts 1 to 9 of docs/dbt-cloud-api.md.
+Facts 1 to 9 and 21 to 33 of docs/dbt-cloud-api.md.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class DbtCloudClient:
         del token
         if fault := self._secret.fault():
             raise ConfigError(fault)
-        self.account_id = int(account_id)
+        self.account_id = _account(account_id)
         self.access_url = normalize_access_url(access_url)
         self.requests_made = 0
         self._clock = clock or SystemClock()
@@ -293,9 +293,20 @@ class DbtCloudClient:
         return self._get(path, {"include_related": _joined(include)}).one(Run)
 
     def cancel_run(self, run_id: int) -> Run:
-        """Ask for a run to be cancelled; it may still be active in the answer (fact 28)."""
+        """Ask for a run to be cancelled; it may still be active in the answer (fact 28).
+
+        A run that is already over is returned as it is.
+        """
         path = self._v2("runs", run_id, "cancel")
-        answered = self._call("POST", path, read=self._envelope_or_none, repeatable=True)
+        try:
+            answered = self._call("POST", path, read=self._envelope_or_none, repeatable=True)
+        except ApiStatusError as error:
+            if error.status_code not in (400, 409, 422):
+                raise
+            run = self.run(run_id)
+            if not run.is_complete:
+                raise
+            return run
         return self.run(run_id) if answered is None else answered.one(Run)
 
     def step(self, step_id: int, *, include: Sequence[str] = ()) -> RunStep:
@@ -350,7 +361,9 @@ class DbtCloudClient:
         self.close()
 
     def __repr__(self) -> str:
-        return f"DbtCloudClient(account_id={self.account_id}, access_url={self.access_url!r})"
+        # Also shown for one whose making failed half way.
+        shown = (f"{name}={vars(self).get(name)!r}" for name in ("account_id", "access_url"))
+        return f"DbtCloudClient({', '.join(shown)})"
 
     def __copy__(self) -> Self:
         return self
@@ -466,7 +479,7 @@ class DbtCloudClient:
         answer = transport.send(
             method, f"{self.access_url}{path}", params=params, json=body, accept=accept
         )
-        self._logger.debug(
+        _LOGGER.debug(
             "dbt Cloud request %d: %s %s -> %d, %d bytes, %.3f s",
             number,
             method,
@@ -501,6 +514,16 @@ class DbtCloudClient:
 
 def _path(version: str, *parts: str | int) -> str:
     return f"/api/{version}/accounts/{'/'.join(map(str, parts))}/"
+
+
+def _account(account_id: object) -> int:
+    digits = str(account_id).strip()
+    # Not shown: two settings that were swapped put the token here.
+    if not (digits.isascii() and digits.isdigit()):
+        raise ConfigError(
+            "account_id is not a number; it stands in dbt Cloud's addresses, after /deploy/"
+        )
+    return int(digits)
 
 
 def _joined(include: Sequence[str]) -> str | None:

@@ -1,7 +1,7 @@
 """What dbt Cloud's API speaks of, as frozen models with the API's own field names.
 
 They hold no connection and make no decision; unknown fields are dropped, unknown statuses kept.
-Facts 10 to 19 of docs/dbt-cloud-api.md.
+Facts 10 to 19, 23 and 30 of docs/dbt-cloud-api.md.
 """
 
 from __future__ import annotations

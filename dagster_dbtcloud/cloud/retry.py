@@ -1,6 +1,6 @@
 """When a request is tried again, and after how long: pure functions, the table of the design.
 
-They neither wait nor ask for the time; the client does.
+They neither wait nor ask for the time; the client does. Fact 21 of docs/dbt-cloud-api.md.
 
 ============================  ==================  ============================
 failure                       GET, DELETE, cancel  other POST

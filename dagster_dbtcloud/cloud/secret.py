@@ -11,12 +11,13 @@ from typing import NoReturn
 from urllib.parse import quote
 
 HIDDEN = "[token]"
+_SHORTEST = 6  # characters; to hide a shorter one would garble every message, and it hides nothing
 
 # Some other credential of the same request, e.g. in a proxy's page that shows what it was sent.
 _AUTHORIZATION = re.compile(
     r"(?i)(authorization\b[\"']?\s*(?:[:=]|=>)\s*[\"']?)(?:(?:token|bearer|basic|digest)\s+)?[^\s\"'<,;&]+"
 )
-_SCHEMES = ("token ", "bearer ")
+_SCHEME = re.compile(r"(?i)\s*(?:(?:token|bearer)(?:\s+|$))?")
 
 
 class Secret:
@@ -25,14 +26,14 @@ class Secret:
     __slots__ = ("_forms", "_value")
 
     def __init__(self, value: str) -> None:
-        value = value.strip()
-        for scheme in _SCHEMES:
-            if value.lower().startswith(scheme):
-                value = value[len(scheme) :].strip()
+        value = _SCHEME.sub("", value, count=1).strip()
         self._value = value
         # Longest first, so that no escaped form is left behind half replaced.
         forms = {value, quote(value, safe=""), quote(value), html.escape(value)}
-        self._forms = tuple(sorted((form for form in forms if form), key=len, reverse=True))
+        forms.add(value.replace("/", "\\/"))
+        self._forms = tuple(
+            sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True)
+        )
 
     def fault(self) -> str | None:
         """Return what is wrong with the token as such, without showing it."""
@@ -51,6 +52,13 @@ class Secret:
         for form in self._forms:
             text = text.replace(form, HIDDEN)
         return _AUTHORIZATION.sub(rf"\g<1>{HIDDEN}", text)
+
+    def redact_bytes(self, body: bytes) -> bytes:
+        """Return ``body`` without the token; the very same object if it is not in there."""
+        for form in self._forms:
+            if (hidden := form.encode()) in body:
+                body = body.replace(hidden, HIDDEN.encode())
+        return body
 
     def __repr__(self) -> str:
         return f"Secret({HIDDEN})"

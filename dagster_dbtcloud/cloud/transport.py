@@ -148,8 +148,8 @@ class Transport:
             method=request.method,
             url=str(request.url),
             status_code=response.status_code,
-            headers=dict(response.headers),
-            body=body.getvalue(),
+            headers={name: self._secret.redact(value) for name, value in response.headers.items()},
+            body=self._secret.redact_bytes(body.getvalue()),
             secret=self._secret,
         )
 
@@ -168,6 +168,8 @@ class Transport:
         hint = ""
         if "CERTIFICATE_VERIFY_FAILED" in text:
             hint = "; if your network inspects TLS, set SSL_CERT_FILE to its CA bundle"
+        elif isinstance(error, httpx.ConnectError):
+            hint = "; look at the access URL, and at the network or proxy"
         return ApiConnectionError(
             f"{request.method} {url}: no answer ({type(error).__name__}: {text}){hint}.",
             method=request.method,
