@@ -7,6 +7,7 @@ It holds no logic and knows neither Dagster nor httpx; one place turns a ``RunEr
 
     DbtCloudError
       ConfigError                 your configuration: a missing or malformed id, token, URL or name
+        UnknownNameError          the dbt project has no such model or source; a KeyError as well
       ApiError                    a request to dbt Cloud: .method .url .request_id
         ApiConnectionError        no answer; .sent tells whether the request may have arrived
         ApiStatusError            an answer with an error status: .status_code .body (shortened)
@@ -40,6 +41,12 @@ class DbtCloudError(Exception):
 
 class ConfigError(DbtCloudError):
     """The configuration given by the user is missing something or malformed; nothing was sent."""
+
+
+class UnknownNameError(ConfigError, KeyError):
+    """The dbt project has no model or source of this name, or several."""
+
+    __str__ = Exception.__str__  # that of KeyError would quote the message
 
 
 class ApiError(DbtCloudError):

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import dagster as dg
 
 from dagster_dbtcloud.dbt.selection import select as select_nodes
-from dagster_dbtcloud.errors import ConfigError
+from dagster_dbtcloud.errors import ConfigError, UnknownNameError
 from dagster_dbtcloud.specs import UNIQUE_ID, DbtSpecs, specs_of
 from dagster_dbtcloud.translator import ASSET_TYPES, reading_of
 
-DbtAssets = Union[dg.AssetsDefinition, dg.AssetSpec]
+DbtAssets = dg.AssetsDefinition | dg.AssetSpec
 """What ``@dbt_cloud_assets`` makes, or one of what ``load_dbt_cloud_asset_specs`` gives."""
 
 
@@ -26,7 +26,7 @@ def get_asset_key_for_model(dbt_assets: Sequence[DbtAssets], model_name: str) ->
         @asset(deps=[get_asset_key_for_model([my_dbt_assets], "customers")])
 
     A versioned model is named with its version, as in ``customers.v2``; without it, its latest
-    version is meant. Raises: ConfigError (a KeyError too) if there is none, or more than one.
+    version is meant. Raises: UnknownNameError if there is none, or more than one.
     """
     sets = _sets(dbt_assets)
     by_name: dict[str, dict[str, DbtSpecs]] = {}
@@ -57,7 +57,7 @@ def get_asset_key_for_source(dbt_assets: Sequence[DbtAssets], source_name: str) 
 
         @asset(key=get_asset_key_for_source([my_dbt_assets], "raw_orders"))
 
-    Raises: ConfigError (a KeyError too) if there is no such source, or it has more tables.
+    Raises: UnknownNameError if there is no such source, or it has more tables.
     """
     keys = get_asset_keys_by_output_name_for_source(dbt_assets, source_name)
     if len(keys) > 1:
@@ -76,10 +76,10 @@ def get_asset_keys_by_output_name_for_source(
 
         @multi_asset(outs={
             name: AssetOut(key=key)
-            for name, key in get_asset_keys_by_output_name_for_source([my_dbt_assets], "raw").items()
+            for name, key in get_asset_keys_by_output_name_for_source([my_assets], "raw").items()
         })
 
-    Raises: ConfigError (a KeyError too) if there is no such source.
+    Raises: UnknownNameError if there is no such source.
     """
     tables: dict[str, dg.AssetKey] = {}
     known: set[str] = set()
@@ -159,12 +159,6 @@ def build_schedule_from_dbt_selection(
         execution_timezone=execution_timezone,
         default_status=default_status,
     )
-
-
-class UnknownNameError(ConfigError, KeyError):
-    """A name that the dbt project does not have; a KeyError as well, as in dagster-dbt."""
-
-    __str__ = ConfigError.__str__
 
 
 def _sets(dbt_assets: Sequence[DbtAssets]) -> list[DbtSpecs]:

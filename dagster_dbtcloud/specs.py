@@ -413,14 +413,14 @@ class _Part:
         )
 
     def args(self) -> tuple[str, ...]:
-        named = self._shortest(self._by_names(compact=False))
-        if named is not None and named.length() <= SHORT_ENOUGH:
-            return named.args()
-        others = self._shortest((*self._by_names(compact=True), *self._without_the_rest()))
-        forms = [form for form in (others, named) if form is not None]
-        if not forms:
+        if len(self.assets) <= SHORT_ENOUGH / 2:  # a name and a blank take two characters or more
+            named = self._shortest(self._by_names(compact=False))
+            if named is not None and named.length() <= SHORT_ENOUGH:
+                return named.args()
+        form = self._shortest((*self._by_names(compact=True), *self._without_the_rest()))
+        if form is None:
             self._refuse()
-        return min(forms, key=_Form.length).args()
+        return form.args()
 
     def _shortest(self, forms: Iterable[_Form]) -> _Form | None:
         return next(filter(self._is_exact, sorted(forms, key=_Form.length)), None)
@@ -527,21 +527,24 @@ class _Names:
 
     def _by_parent(self, node: Node) -> str | None:
         """Tell twins (one name, folder and type) apart by what they depend on."""
-        *_, value = _values(node, compact=False)
         for parent_id in node.depends_on:
             parent = self.manifest.nodes.get(parent_id)
             if parent is None:
                 continue
-            if parent.resource_type == "source":
-                above = f"source:{parent.package_name}.{parent.source_name}.{parent.name}"
-            else:
-                *_, full = _values(parent, compact=False)
-                above = _word(full)
-            word = f"{_word(value)},{above}+1"
-            found = select_nodes(self.manifest, select=word, indirect_selection="empty")
-            if node.unique_id in found and found.isdisjoint(self.others):
-                return word
+            for value in _values(node, compact=False):
+                for above in _criteria(parent):
+                    word = f"{_word(value)},{above}+1"
+                    found = select_nodes(self.manifest, select=word, indirect_selection="empty")
+                    if node.unique_id in found and found.isdisjoint(self.others):
+                        return word
         return None
+
+
+def _criteria(node: Node) -> Iterator[str]:
+    if node.resource_type == "source":
+        yield f"source:{_safe(f'{node.package_name}.{node.source_name}.{node.name}')}"
+    else:
+        yield from map(_word, _values(node, compact=False))
 
 
 def _values(node: Node, *, compact: bool) -> Iterator[str]:

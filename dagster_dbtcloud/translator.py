@@ -38,9 +38,10 @@ _COLLECTIONS = (
     *("nodes", "sources", "unit_tests", "functions", "exposures"),
     *("metrics", "semantic_models", "saved_queries"),
 )
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NOTHING_KNOWN: Mapping[str, Any] = {
     **dict.fromkeys(("original_file_path", "path", "description", "raw_code"), ""),
-    **dict.fromkeys(("meta", "config", "columns"), MappingProxyType({})),
+    **dict.fromkeys(("meta", "config", "columns"), _NOTHING),
     "tags": (),
     "depends_on": MappingProxyType({"nodes": ()}),
 }
@@ -213,8 +214,8 @@ class DagsterDbtTranslator:
         if home.startswith("source.") and not settings.enable_source_tests_as_checks:
             return None
         props = self.get_resource_props(manifest, unique_id)
-        others = dict.fromkeys(reading.key(parent) for parent in reading.upstream(unique_id))
-        others.pop(asset_spec.key, None)
+        deps = map(reading.dep, reading.upstream(unique_id))
+        others = {dep.asset_key: dep for dep in deps if dep.asset_key != asset_spec.key}
         blocking = dagster_meta(props).get("blocking")
         if blocking is None:
             blocking = str(_config(props).get("severity") or "error").lower() == "error"
@@ -222,7 +223,7 @@ class DagsterDbtTranslator:
             name=_NOT_IN_CHECK_NAME.sub("_", props["name"]),
             asset=asset_spec.key,
             description=props.get("description") or _meta(props).get("description"),
-            additional_deps=list(others),
+            additional_deps=list(others.values()),
             blocking=bool(blocking),
             metadata={UNIQUE_ID: unique_id, **reading.stamp},
         )
@@ -385,7 +386,7 @@ def default_metadata_from_dbt_resource_props(dbt_resource_props: Props) -> Mappi
                     type=column.get("data_type") or "?",
                     description=column.get("description"),
                     constraints=_column_constraints(column.get("constraints")),
-                    tags=_tags(column.get("tags") or ()),
+                    tags=_tags(column["tags"]) if column.get("tags") else None,
                 )
                 for name, column in columns.items()
             ]
@@ -422,14 +423,16 @@ def dagster_meta(dbt_resource_props: Props) -> Mapping[str, Any]:
 
     Raises: ConfigError if it is not a mapping.
     """
-    own = (dbt_resource_props.get("meta") or {}).get("dagster") or {}
-    configured = (_config(dbt_resource_props).get("meta") or {}).get("dagster") or {}
+    own = (dbt_resource_props.get("meta") or _NOTHING).get("dagster")
+    configured = (_config(dbt_resource_props).get("meta") or _NOTHING).get("dagster")
+    if not own and not configured:
+        return _NOTHING
     for found in (own, configured):
-        if not isinstance(found, Mapping):
+        if found and not isinstance(found, Mapping):
             raise ConfigError(
                 f"{_place(dbt_resource_props)}: meta.dagster must be a mapping, not {found!r}."
             )
-    return {**own, **configured} if own and configured else configured or own
+    return {**own, **configured} if own and configured else configured or own or _NOTHING
 
 
 def is_ephemeral(dbt_resource_props: Props) -> bool:
@@ -465,6 +468,7 @@ class Reading:
         self.adapter_type: str | None = (manifest.get("metadata") or {}).get("adapter_type")
         self._collections = [manifest[name] for name in _COLLECTIONS if manifest.get(name)]
         self._stand_ins: dict[str, Props] = {}
+        self._roles: dict[str, str] = {}
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._specs: dict[str, dg.AssetSpec] = {}
         self._deps: dict[str, dg.AssetDep] = {}
@@ -486,7 +490,10 @@ class Reading:
 
     def spec(self, unique_id: str) -> dg.AssetSpec:
         """Return the spec of a model, seed, snapshot or source as the translator has it."""
-        return self._settle(unique_id, self._specs, self.upstream, self._translate)
+        spec = self._specs.get(unique_id)
+        if spec is None:
+            spec = self._settle(unique_id, self._specs, self.upstream, self._translate)
+        return spec
 
     def key(self, unique_id: str) -> dg.AssetKey:
         """Return the key of a model, seed, snapshot or source as the translator has it."""
@@ -540,7 +547,10 @@ class Reading:
 
         What is no asset itself, such as an ephemeral model, stands for its own parents.
         """
-        return self._settle(unique_id, self._upstream, self._through, self._nearest)
+        upstream = self._upstream.get(unique_id)
+        if upstream is None:
+            upstream = self._settle(unique_id, self._upstream, self._through, self._nearest)
+        return upstream
 
     def _through(self, unique_id: str) -> list[str]:
         return [p for p in _parents(self.props(unique_id)) if self._role(p) == "through"]
@@ -560,9 +570,13 @@ class Reading:
 
     def _role(self, unique_id: str) -> str:
         """Say what a parent is to its child: an asset, a way through to others, or nothing."""
-        props = self._find(unique_id)
-        if props is None:
-            props = self._stand_in(unique_id)
+        role = self._roles.get(unique_id)
+        if role is None:
+            role = self._roles[unique_id] = self._find_role(unique_id)
+        return role
+
+    def _find_role(self, unique_id: str) -> str:
+        props = self._find(unique_id) or self._stand_in(unique_id)
         if props is None or _config(props).get("enabled") is False:
             return ""
         resource_type = props.get("resource_type") or unique_id.partition(".")[0]
@@ -719,7 +733,7 @@ def remember(reading: Reading) -> None:
 
 
 def _config(props: Props) -> Mapping[str, Any]:
-    return props.get("config") or {}
+    return props.get("config") or _NOTHING
 
 
 def _meta(props: Props) -> Mapping[str, Any]:
@@ -747,7 +761,7 @@ def _tags(tags: Sequence[str] | str) -> dict[str, str]:
 
 def _column_constraints(constraints: object) -> dg.TableColumnConstraints | None:
     """Read the constraints of a model's contract; what Dagster has no word for stays as text."""
-    if not isinstance(constraints, list) or not constraints:
+    if not constraints or not isinstance(constraints, list):
         return None
     types = {constraint.get("type") for constraint in constraints}
     return dg.TableColumnConstraints(
