@@ -49,7 +49,7 @@ from dagster_dbtcloud.events import (
 )
 from dagster_dbtcloud.harvest import Harvest, harvest
 
-Context = dg.AssetExecutionContext | dg.OpExecutionContext
+Context = dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext
 StepEvent = (
     dg.MaterializeResult[Any]
     | dg.AssetCheckResult
@@ -248,7 +248,7 @@ class DbtCloudCliInvocation:
         short_client: Callable[[], DbtCloudClient],
         clock: Clock,
         declared: Declared,
-        context: Context | None,
+        context: dg.OpExecutionContext | None,
         expected: frozenset[str] = frozenset(),
         on_leave: OnLeave = "cancel",
     ) -> None:
@@ -289,14 +289,15 @@ class DbtCloudCliInvocation:
         Raises: ``dagster.Failure`` inside a step, else RunFailed, RunCancelled, RunTimedOut, when
         the run did not succeed, after everything that it did build was yielded; ApiError.
         """
-        try:
-            self._follow(timeout)
-        except BaseException as error:
-            self._leave(error)
-            if isinstance(error, RunError):
-                raise self._as_failure(error, ()) from error
-            raise
-        yield from self._results()
+        with self._client:
+            try:
+                self._follow(timeout)
+            except BaseException as error:
+                self._leave(error)
+                if isinstance(error, RunError):
+                    raise self._as_failure(error, ()) from error
+                raise
+            yield from self._results()
 
     def is_successful(self) -> bool:
         """Whether the run has ended well; follows it to its end if need be."""
@@ -310,14 +311,16 @@ class DbtCloudCliInvocation:
 
         Raises: NotFoundError and other ApiError.
         """
-        return self._client.artifact(self.run.id, path, step=step)
+        with self._client:
+            return self._client.artifact(self.run.id, path, step=step)
 
     def cancel(self) -> None:
         """Cancel the run in dbt Cloud.
 
         Raises: ApiError.
         """
-        self.run = self._client.cancel_run(self.run.id)
+        with self._client:
+            self.run = self._client.cancel_run(self.run.id)
 
     # --- following
 
@@ -445,7 +448,7 @@ class DbtCloudCliInvocation:
             context.log_event(cast("dg.AssetMaterialization", event))
         return None
 
-    def _is_selected(self, context: Context, outcome: Outcome) -> bool:
+    def _is_selected(self, context: dg.OpExecutionContext, outcome: Outcome) -> bool:
         if outcome.check_key is not None:
             return outcome.check_key in context.selected_asset_check_keys
         return outcome.asset_key in context.selected_asset_keys
@@ -510,6 +513,13 @@ class DbtCloudCliInvocation:
         tag_run(self._context, self.run.id, word)
 
 
+def op_context(context: Context | None) -> dg.OpExecutionContext | None:
+    """Return the one kind of context that has all we need without deprecated names."""
+    if context is None or isinstance(context, dg.OpExecutionContext):
+        return context
+    return context.op_execution_context
+
+
 def run_ref(run: Run, step_index: int | None, invocation_id: str | None) -> RunRef:
     """Return the reference that outcomes of one step of ``run`` carry."""
     return RunRef(
@@ -522,7 +532,7 @@ def run_ref(run: Run, step_index: int | None, invocation_id: str | None) -> RunR
     )
 
 
-def tag_run(context: Context | None, run_id: int, word: str) -> None:
+def tag_run(context: dg.OpExecutionContext | None, run_id: int, word: str) -> None:
     """Write on the Dagster run which dbt Cloud run it started, and whether it has its results.
 
     The polling sensor reads it: results that a step recorded are not recorded again, results that
@@ -537,13 +547,13 @@ def command_line(args: Sequence[str]) -> str:
     return shlex.join(["dbt", *args])
 
 
-def _partition(context: Context, outcome: Outcome, declared: Declared) -> str | None:
+def _partition(context: dg.OpExecutionContext, outcome: Outcome, declared: Declared) -> str | None:
     if outcome.asset_key in declared.partitioned and context.has_partition_key:
         return context.partition_key
     return None
 
 
-def _logger(context: Context | None) -> logging.Logger:
+def _logger(context: dg.OpExecutionContext | None) -> logging.Logger:
     return logging.getLogger("dagster_dbtcloud") if context is None else context.log
 
 

@@ -391,15 +391,19 @@ def default_metadata_from_dbt_resource_props(dbt_resource_props: Props) -> Mappi
                 for name, column in columns.items()
             ]
         )
+    if relation := _table_name(props):
+        metadata["dagster/table_name"] = relation
+    return metadata
+
+
+def _table_name(props: Props) -> str:
+    """Return the relation as Dagster's ``table_name`` wants it: unquoted, as far as it is known."""
     table = (
         props.get("identifier") or props.get("name")
         if props.get("resource_type") == "source"
         else props.get("alias")
     )
-    relation = [part for part in (props.get("database"), props.get("schema"), table) if part]
-    if relation:
-        metadata["dagster/table_name"] = ".".join(relation)
-    return metadata
+    return ".".join(part for part in (props.get("database"), props.get("schema"), table) if part)
 
 
 def default_group_from_dbt_resource_props(dbt_resource_props: Props) -> str | None:
@@ -524,8 +528,19 @@ class Reading:
                     for name, value in spec.metadata.items()
                     if not name.startswith(NAMESPACE)
                 }
+                if metadata.get("dagster/table_name") in self._own_tables:
+                    # Dagster would take the source for the node of ours with this relation, which
+                    # may be a dependency already, or lie downstream
+                    del metadata["dagster/table_name"]
             dep = self._deps[unique_id] = dg.AssetDep(spec.key, metadata=metadata)
         return dep
+
+    @cached_property
+    def _own_tables(self) -> frozenset[str]:
+        """The relations that this project builds itself, as ``dagster/table_name`` writes them."""
+        nodes = (self.manifest.get("nodes") or {}).values()
+        names = (_table_name(props) for props in nodes if props.get("resource_type") in ASSET_TYPES)
+        return frozenset(name for name in names if name)
 
     @cached_property
     def _shared_source_keys(self) -> frozenset[dg.AssetKey]:

@@ -33,6 +33,7 @@ from dagster_dbtcloud.invocation import (
     OnLeave,
     command_line,
     follow,
+    op_context,
     start_run,
     tag_run,
 )
@@ -419,9 +420,10 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         Raises: ConfigError, SelectionError, StateError, ApiError; nothing was triggered then.
         """
         words = _checked(args)
-        if context is not None and _runs_dbt_assets(context):
-            specs = _declared_specs(context)
-            chosen, expected = _selection(context, specs, words)
+        step = op_context(context)
+        if step is not None and _runs_dbt_assets(step):
+            specs = _declared_specs(step)
+            chosen, expected = _selection(step, specs, words)
             words = [*words, *chosen]
             declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
         else:
@@ -430,19 +432,20 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             expected = frozenset()
 
         ids, clock = self.ids(), self.get_clock()
-        log = logger if context is None else context.log
+        log = logger if step is None else step.log
         client = self._client_for(ids, _FOLLOW_RETRY_SECONDS, log=log)
-        job = pick_job(
-            client,
-            ids,
-            self._job_names(ids),
-            mode=self.adhoc_job_pool_mode,  # type: ignore[arg-type]  # checked by pick_job
-            clock=clock,
-        )
-        trigger = TriggerRun(cause=_cause(context), steps_override=(command_line(words),))
-        run = start_run(client, job.id, trigger, clock=clock, log=log.warning)
+        trigger = TriggerRun(cause=_cause(step), steps_override=(command_line(words),))
+        with client:
+            job = pick_job(
+                client,
+                ids,
+                self._job_names(ids),
+                mode=self.adhoc_job_pool_mode,  # type: ignore[arg-type]  # checked by pick_job
+                clock=clock,
+            )
+            run = start_run(client, job.id, trigger, clock=clock, log=log.warning)
         log.info(f"Started dbt Cloud run {run.id}: {command_line(words)}\n{run.href or ''}")
-        tag_run(context, run.id, STARTED)
+        tag_run(step, run.id, STARTED)
         return DbtCloudCliInvocation(
             args=words,
             run=run,
@@ -450,7 +453,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             short_client=lambda: self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS),
             clock=clock,
             declared=declared,
-            context=context,
+            context=step,
             expected=expected,
             on_leave=on_leave,
         )
@@ -467,7 +470,7 @@ def _checked(args: Sequence[str]) -> list[str]:
     return words
 
 
-def _runs_dbt_assets(context: Context) -> bool:
+def _runs_dbt_assets(context: dg.OpExecutionContext) -> bool:
     if not context.has_assets_def:
         return False
     assets = context.assets_def
@@ -475,7 +478,7 @@ def _runs_dbt_assets(context: Context) -> bool:
     return any(UNIQUE_ID in spec.metadata for spec in specs)
 
 
-def _declared_specs(context: Context) -> DbtSpecs:
+def _declared_specs(context: dg.OpExecutionContext) -> DbtSpecs:
     """Return the specs as the step's definition has them, whatever was mapped over them."""
     assets = context.assets_def
     declared = Declared.from_specs(assets.specs, assets.check_specs)
@@ -489,7 +492,7 @@ def _declared_specs(context: Context) -> DbtSpecs:
 
 
 def _selection(
-    context: Context, specs: DbtSpecs, words: Sequence[str]
+    context: dg.OpExecutionContext, specs: DbtSpecs, words: Sequence[str]
 ) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the selection to add to a command, and the nodes that must have a result then."""
     command = dbt_command(command_line(words))
@@ -516,16 +519,15 @@ def _selection(
 _calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()
 
 
-def _cause(context: Context | None) -> str:
+def _cause(step: dg.OpExecutionContext | None) -> str:
     """Return the sentence that dbt Cloud shows as the reason of the run, with our marker in it."""
-    if context is None:
+    if step is None:
         return "Started from Python by dagster_dbtcloud"
-    step = context if isinstance(context, dg.OpExecutionContext) else context.op_execution_context
     number = _calls[step] = _calls.get(step, -1) + 1
     marker = Marker(
-        dagster_run_id=context.run_id,
+        dagster_run_id=step.run_id,
         step_key=str(step.node_handle),
-        attempt=context.retry_number,
+        attempt=step.retry_number,
         number=number,
         deployment=os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME"),
     )

@@ -507,6 +507,7 @@ class DbtCloudClient:
                     secret=self._secret,
                     timeout=self._timeout,
                     user_agent=self._user_agent,
+                    clock=self._clock,
                     transport=self._given_transport,
                 )
             return self._open

@@ -1,0 +1,112 @@
+"""What the end-to-end tests share: one sandbox with real dbt, and a clock that skips waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dagster_dbtcloud import DbtCloudWorkspace
+from dagster_dbtcloud.sandbox import Sandbox
+
+PROJECTS = Path(__file__).parent / "projects"
+
+MakeWorkspace = Callable[..., DbtCloudWorkspace]
+
+
+class SkippingClock:
+    """Real time, plus what was slept: a ``sleep`` really waits a moment and skips the rest.
+
+    The sandbox and the client share one, so that ten minutes of retries pass for both at once,
+    while real dbt gets the real moments it needs.
+    """
+
+    MOMENT = 0.02
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+        self._lock = threading.Lock()
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc) + timedelta(seconds=self._skipped)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._skipped
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            time.sleep(min(seconds, self.MOMENT))
+            self.skip(seconds - self.MOMENT)
+
+    def skip(self, seconds: float) -> None:
+        with self._lock:
+            self._skipped += max(0.0, seconds)
+
+
+@pytest.fixture(scope="session")
+def clock() -> SkippingClock:
+    return SkippingClock()
+
+
+@pytest.fixture(scope="session")
+def running_sandbox(clock: SkippingClock) -> Iterator[Sandbox]:
+    """A sandbox of the project ``tiny`` whose production environment was built once."""
+    with Sandbox(project_dir=PROJECTS / "tiny", clock=clock) as sandbox:
+        job = sandbox.create_job("nightly", ["dbt build"])
+        run = sandbox.wait(sandbox.trigger(job, cause="the first build"), timeout=120)
+        assert run["status_humanized"] == "Success", run
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Iterator[Sandbox]:
+    """The shared sandbox, with no faults and no requests counted."""
+    running_sandbox.clear_requests()
+    yield running_sandbox
+    running_sandbox.faults.clear()
+    running_sandbox.behaviour.artifacts_seconds = 0.0
+
+
+@pytest.fixture
+def nightly(sandbox: Sandbox) -> int:
+    """The job that dbt Cloud runs by itself: ``dbt build``."""
+    return next(int(job["id"]) for job in sandbox.jobs() if job["name"] == "nightly")
+
+
+@pytest.fixture
+def make_workspace(sandbox: Sandbox, clock: SkippingClock, tmp_path: Path) -> MakeWorkspace:
+    """Make a workspace on the sandbox, with a cache of its own; any argument may be replaced."""
+
+    def make(**values: Any) -> DbtCloudWorkspace:
+        defaults: dict[str, Any] = {
+            "account_id": sandbox.account_id,
+            "token": sandbox.token,
+            "access_url": sandbox.url,
+            "project_id": sandbox.project_id,
+            "environment_id": sandbox.environment_id,
+            "cache_dir": tmp_path / "cache",
+            "clock": clock,
+        }
+        return DbtCloudWorkspace(**{**defaults, **values})
+
+    return make
+
+
+@pytest.fixture
+def workspace(make_workspace: MakeWorkspace) -> DbtCloudWorkspace:
+    return make_workspace()
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A real instance: run storage and event log in SQLite files."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        yield instance
