@@ -256,8 +256,7 @@ class _Definition:
         excluded: Expression | None = None
         for index, member in enumerate(members):
             place = f"{operation}[{index}]"
-            # dbt takes any member with an exclude for the exclusion, whatever else it says.
-            if isinstance(member, dict) and "exclude" in member:
+            if self._is_exclusion(member):
                 if excluded is not None:
                     self._refuse(f"two exclude in one {operation}", member)
                 excluded = self._excluded(place, member["exclude"], member)
@@ -269,6 +268,16 @@ class _Definition:
             text=json.dumps(definition, default=str),
         )
         return group if excluded is None else Group("difference", (group, excluded))
+
+    def _is_exclusion(self, member: object) -> bool:
+        """Whether a member of a set is subtracted from it.
+
+        dbt takes any member with an exclude for that, and forgets what else it says; not so for
+        a reference to a selector with an exclude, in whose place the manifest has its definition.
+        """
+        if not isinstance(member, dict) or "exclude" not in member:
+            return False
+        return all(member != selector.get("definition") for selector in self.selectors.values())
 
     def _excluded(self, place: str, members: object, definition: object) -> Expression:
         if not isinstance(members, list):

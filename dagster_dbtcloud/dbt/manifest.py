@@ -213,6 +213,10 @@ class Manifest:
         """Return the nodes that depend directly on ``unique_id``, tests included."""
         return self._children[unique_id]
 
+    def tests(self, unique_id: str) -> tuple[str, ...]:
+        """Return the tests and unit tests that depend directly on ``unique_id``."""
+        return self._tests.get(unique_id, ())
+
     def ancestors(self, unique_ids: Iterable[str], depth: int | None = None) -> set[str]:
         """Return all nodes at most ``depth`` edges above, or any number when it is None.
 
@@ -246,6 +250,15 @@ class Manifest:
             for parent in parents:
                 children[parent].append(unique_id)
         return {unique_id: tuple(found) for unique_id, found in children.items()}
+
+    @cached_property
+    def _tests(self) -> dict[str, tuple[str, ...]]:
+        nodes = self.nodes
+        tests = {
+            unique_id: tuple(c for c in children if nodes[c].resource_type in ("test", "unit_test"))
+            for unique_id, children in self._children.items()
+        }
+        return {unique_id: found for unique_id, found in tests.items() if found}
 
     @cached_property
     def _topological(self) -> tuple[str, ...]:

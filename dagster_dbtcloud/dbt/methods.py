@@ -10,10 +10,9 @@ import posixpath
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import translate
-from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from dagster_dbtcloud.dbt.expression import Criterion, did_you_mean
@@ -35,53 +34,33 @@ _APART = frozenset(
 )
 """Types with a collection of their own; the others are what dbt calls nodes."""
 
-_GLOB = re.compile(r"[*?\[\]]")
-
-
-def _glob(criterion: Criterion, pattern: Any = None) -> Callable[[str], object]:
-    """Compile dbt's glob: case counts, ``*`` also crosses dots and slashes."""
-    pattern = criterion.value if pattern is None else pattern
-    return re.compile(translate(pattern)).match
-
-
-def _text(criterion: Criterion) -> str:
-    if not isinstance(criterion.value, str):
-        criterion.refuse(f"{criterion.method} takes a text, not {criterion.value!r}.")
-    return criterion.value
-
-
-def _nodes(manifest: Manifest) -> Iterator[Node]:
-    return (node for node in manifest.nodes.values() if node.resource_type not in _APART)
-
 
 def fqn(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
     """Match by name, by dotted path from the package or its top folder, or by a glob of either."""
-    return _index(manifest).match(_text(criterion))
+    value = _text(criterion)
+    if value == "*":
+        return (i for i, node in manifest.nodes.items() if node.resource_type != "source")
+    return _once(manifest, "fqn", _Names).match(value)
 
 
 def tag(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
-    _text(criterion)
-    matches = lru_cache(maxsize=None)(_glob(criterion))
-    return (i for i, node in manifest.nodes.items() if any(map(matches, node.tags)))
+    return _look_up(_table(manifest, "tag", lambda node: node.tags), _text(criterion))
 
 
 def group(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
-    _text(criterion)
-    matches = _glob(criterion)
-    for unique_id, node in manifest.nodes.items():
-        if node.resource_type in _APART and node.resource_type != "metric":
-            continue
-        name = node.config.get("group")
-        if name and matches(name):
-            yield unique_id
+    """Match the group of models, other nodes and metrics."""
+    return _look_up(_table(manifest, "group", _group_of), _text(criterion))
+
+
+def _group_of(node: Node) -> Iterable[str]:
+    name = node.config.get("group")
+    grouped = node.resource_type not in _APART or node.resource_type == "metric"
+    return (name,) if grouped and isinstance(name, str) and name else ()
 
 
 def access(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
-    return (
-        i
-        for i, node in manifest.nodes.items()
-        if node.resource_type == "model" and node.access == criterion.value
-    )
+    table = _table(manifest, "access", lambda node: filter(None, (node.access,)))
+    return table.get(_text(criterion), ())
 
 
 def source(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
@@ -92,34 +71,32 @@ def source(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
             hint="source:NAME, source:NAME.TABLE or source:PACKAGE.NAME.TABLE",
         )
     package, name, table = {1: ("*", *parts, "*"), 2: ("*", *parts), 3: (*parts,)}[len(parts)]
-    in_package, named, of_table = (_glob(criterion, part) for part in (package, name, table))
-    for unique_id, node in manifest.nodes.items():
-        if (
-            node.resource_type == "source"
-            and of_table(node.name)
-            and named(node.source_name or "")
-            and in_package(node.package_name)
-        ):
+    in_package, of_table = _glob(package), _glob(table)
+    for unique_id in _look_up(_table(manifest, "source", _source_name_of), name):
+        node = manifest.nodes[unique_id]
+        if of_table(node.name) and in_package(node.package_name):
             yield unique_id
 
 
+def _source_name_of(node: Node) -> Iterable[str]:
+    return (node.source_name or "",) if node.resource_type == "source" else ()
+
+
 def _named(resource_type: str) -> Method:
+    def name_of(node: Node) -> Iterable[str]:
+        return (node.name,) if node.resource_type == resource_type else ()
+
     def named(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
         parts = _text(criterion).split(".")
         if len(parts) > 2:
             criterion.refuse(
-                f"A {resource_type} has at most two parts.",
+                f"{resource_type} takes at most two parts.",
                 hint=f"{resource_type}:NAME or {resource_type}:PACKAGE.NAME",
             )
-        in_package = _glob(criterion, parts[0] if len(parts) == 2 else "*")
-        matches = _glob(criterion, parts[-1])
-        return [
-            unique_id
-            for unique_id, node in manifest.nodes.items()
-            if node.resource_type == resource_type
-            and matches(node.name)
-            and in_package(node.package_name)
-        ]
+        in_package = _glob(parts[0] if len(parts) == 2 else "*")
+        for unique_id in _look_up(_table(manifest, resource_type, name_of), parts[-1]):
+            if in_package(manifest.nodes[unique_id].package_name):
+                yield unique_id
 
     return named
 
@@ -129,44 +106,45 @@ def path(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
 
     A folder takes all below it; a YAML file takes what it describes.
     """
-    found = _walk_paths(_index(manifest).paths, _path_steps(criterion))
-    for unique_id, node in manifest.nodes.items():
-        if not found.isdisjoint(_self_and_folders(node.original_file_path)) or (
-            node.patch_path and posixpath.normpath(_after_scheme(node.patch_path)) in found
-        ):
-            yield unique_id
+    return _once(manifest, "path", _Files).match(_path_steps(criterion))
 
 
 def file(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
     """Match the name of the defining file, with its extension or without."""
-    _text(criterion)
-    matches = _glob(criterion)
-    for unique_id, node in manifest.nodes.items():
-        name = posixpath.basename(node.original_file_path)
-        if matches(name) or matches(posixpath.splitext(name)[0]):
-            yield unique_id
+    return _look_up(_table(manifest, "file", _file_names_of), _text(criterion))
+
+
+def _file_names_of(node: Node) -> Iterable[str]:
+    name = node.original_file_path.rpartition("/")[2]
+    stem = posixpath.splitext(name)[0]
+    return (name,) if stem == name else (name, stem)
 
 
 def package(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
     name = _text(criterion)
     if name == "this" and manifest.metadata.project_name is not None:
         name = manifest.metadata.project_name
-    matches = _glob(criterion, name)
-    return (i for i, node in manifest.nodes.items() if matches(node.package_name))
+    return _look_up(_table(manifest, "package", lambda node: (node.package_name,)), name)
 
 
 def config(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
     """Match ``config.a.b:value`` as text, or true and false as booleans; lists hold the value."""
-    for unique_id, node in manifest.nodes.items():
-        if node.resource_type in _APART and node.resource_type != "source":
-            continue
-        value = _descend(node.config, criterion.arguments)
-        if value is not _MISSING and _config_equals(criterion, value):
-            yield unique_id
+    keys = criterion.arguments
+    values = _once(manifest, f"config.{'.'.join(keys)}", lambda m: _config_values(m, keys))
+    return (unique_id for unique_id, value in values if _config_equals(criterion, value))
 
 
 _MISSING = object()
 _DICT_ATTRIBUTES = frozenset(dir(dict))
+
+
+def _config_values(manifest: Manifest, keys: tuple[str, ...]) -> list[tuple[str, object]]:
+    return [
+        (unique_id, value)
+        for unique_id, node in manifest.nodes.items()
+        if node.resource_type not in _APART or node.resource_type == "source"
+        if (value := _descend(node.config, keys)) is not _MISSING
+    ]
 
 
 def _descend(config: Mapping[str, Any], keys: tuple[str, ...]) -> object:
@@ -204,12 +182,13 @@ def _config_equals(criterion: Criterion, value: object) -> bool:
 
 
 def test_name(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
-    _text(criterion)
-    matches = _glob(criterion)
-    for unique_id, node in manifest.nodes.items():
-        name = node.name if node.resource_type == "unit_test" else node.test_metadata_name
-        if name is not None and matches(name):
-            yield unique_id
+    """Match the bare name of a generic test, or the name of a unit test."""
+    return _look_up(_table(manifest, "test_name", _test_name_of), _text(criterion))
+
+
+def _test_name_of(node: Node) -> Iterable[str]:
+    name = node.name if node.resource_type == "unit_test" else node.test_metadata_name
+    return (name,) if name else ()
 
 
 def test_type(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
@@ -220,22 +199,23 @@ def test_type(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
             hint=did_you_mean(criterion.value, _TEST_TYPES)
             or f"The types are {', '.join(_TEST_TYPES)}.",
         )
-    return [i for i, node in manifest.nodes.items() if _test_kind(node) in kinds]
+    table = _table(manifest, "test_type", _test_type_of)
+    return [unique_id for kind in kinds for unique_id in table.get(kind, ())]
 
 
 _TEST_TYPES = {
-    "generic": {"generic"},
-    "schema": {"generic"},
-    "singular": {"singular"},
-    "data": {"generic", "singular"},
-    "unit": {"unit"},
+    "generic": ("generic",),
+    "schema": ("generic",),
+    "singular": ("singular",),
+    "data": ("generic", "singular"),
+    "unit": ("unit",),
 }
 
 
-def _test_kind(node: Node) -> str:
+def _test_type_of(node: Node) -> Iterable[str]:
     if node.resource_type == "test":
-        return "generic" if node.is_generic_test else "singular"
-    return "unit" if node.resource_type == "unit_test" else ""
+        return ("generic",) if node.is_generic_test else ("singular",)
+    return ("unit",) if node.resource_type == "unit_test" else ()
 
 
 def resource_type(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
@@ -246,7 +226,11 @@ def resource_type(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
             hint=did_you_mean(wanted, RESOURCE_TYPES)
             or f"The types are {', '.join(sorted(RESOURCE_TYPES))}.",
         )
-    return [i for i, node in manifest.nodes.items() if node.resource_type == wanted]
+    return _of_type(manifest, wanted)
+
+
+def _of_type(manifest: Manifest, wanted: str) -> Iterable[str]:
+    return _table(manifest, "resource_type", lambda node: (node.resource_type,)).get(wanted, ())
 
 
 def version(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
@@ -257,11 +241,8 @@ def version(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
             hint=did_you_mean(criterion.value, _VERSION_TESTS)
             or f"The kinds are {', '.join(_VERSION_TESTS)}.",
         )
-    return [
-        i
-        for i, node in manifest.nodes.items()
-        if node.resource_type == "model" and wanted(node.version, node.latest_version)
-    ]
+    models = ((i, manifest.nodes[i]) for i in _of_type(manifest, "model"))
+    return [i for i, node in models if wanted(node.version, node.latest_version)]
 
 
 def _is_below(version: Any, other: Any) -> bool:
@@ -320,8 +301,63 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-class _Index:
-    """What ``fqn`` and ``path`` look up; made once per manifest, and holds no reference to it."""
+def _text(criterion: Criterion) -> str:
+    if not isinstance(criterion.value, str):
+        criterion.refuse(f"{criterion.method} takes a text, not {criterion.value!r}.")
+    return criterion.value
+
+
+_WILD = re.compile(r"[*?\[\]]")
+
+
+def _glob(pattern: str) -> Callable[[str], object]:
+    """Compile dbt's glob: case counts, ``*`` also crosses dots and slashes."""
+    return re.compile(translate(pattern)).match
+
+
+Table = Mapping[str, list[str]]
+
+
+def _look_up(table: Table, pattern: str) -> Iterable[str]:
+    """Return the ids under every key that ``pattern`` globs."""
+    if not _WILD.search(pattern):
+        return table.get(pattern, ())
+    matches = _glob(pattern)
+    return [unique_id for key, ids in table.items() if matches(key) for unique_id in ids]
+
+
+def _table(manifest: Manifest, name: str, keys_of: Callable[[Node], Iterable[str]]) -> Table:
+    """Return the ids of the nodes under each of their keys."""
+
+    def make(manifest: Manifest) -> Table:
+        table: dict[str, list[str]] = defaultdict(list)
+        for unique_id, node in manifest.nodes.items():
+            for key in keys_of(node):
+                table[key].append(unique_id)
+        return dict(table)
+
+    return _once(manifest, name, make)
+
+
+Made = TypeVar("Made")
+
+_made: WeakKeyDictionary[Manifest, dict[str, Any]] = WeakKeyDictionary()
+
+
+def _once(manifest: Manifest, name: str, make: Callable[[Manifest], Made]) -> Made:
+    """Return what ``make`` makes of the manifest, made once.
+
+    It must hold no reference to the manifest, or neither is ever freed.
+    """
+    tables = _made.setdefault(manifest, {})
+    if name not in tables:
+        tables[name] = make(manifest)
+    made: Made = tables[name]
+    return made
+
+
+class _Names:
+    """What ``fqn`` looks up: names, and dotted paths in an order that keeps folders together."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.leaves: dict[str, list[str]] = defaultdict(list)
@@ -335,132 +371,154 @@ class _Index:
                 self.versioned["_".join(node.fqn[-2:])].append(unique_id)
             else:
                 self.leaves[node.fqn[-1]].append(unique_id)
-            for parts in (node.fqn, node.fqn[1:]):
-                if parts:
-                    # A dot in a name parts it like a folder; NUL sorts a folder's content together.
-                    keyed.append(("".join(f"{p}\0" for p in ".".join(parts).split(".")), unique_id))
+            # A dot in a name parts it like a folder; NUL sorts a folder's content together.
+            whole = ".".join(node.fqn).replace(".", "\0") + "\0"
+            keyed.append((whole, unique_id))
+            if len(node.fqn) > 1:
+                keyed.append((whole[len(node.fqn[0]) + 1 :], unique_id))
         keyed.sort()
         self.keys = [key for key, _ in keyed]
         self.ids = [unique_id for _, unique_id in keyed]
-        self.paths = _paths(manifest)
 
     def match(self, value: str) -> set[str]:
         found = set(self.leaves.get(value, ()))
         parts = value.split(".")
         found.update(self.versioned.get("_".join(parts[-2:]), ()))
-        plain = next((n for n, part in enumerate(parts) if _GLOB.search(part)), len(parts))
+        plain = next((n for n, part in enumerate(parts) if _WILD.search(part)), len(parts))
         prefix = "".join(f"{part}\0" for part in parts[:plain])
         first = bisect_left(self.keys, prefix)
         last = bisect_left(self.keys, prefix[:-1] + "\1") if prefix else len(self.keys)
-        if plain == len(parts) or parts == ["*"]:
+        if plain == len(parts):
             found.update(self.ids[first:last])
             return found
-        rest = re.compile(translate(".".join(parts[plain:]))).match
+        matches = _glob(".".join(parts[plain:]))
         for key, unique_id in zip(self.keys[first:last], self.ids[first:last], strict=True):
-            if key.count("\0") >= len(parts) and rest(key[len(prefix) : -1].replace("\0", ".")):
+            if key.count("\0") >= len(parts) and matches(key[len(prefix) : -1].replace("\0", ".")):
                 found.add(unique_id)
         if len(parts) == 1:
-            for leaf, ids in self.leaves.items():
-                if rest(leaf):
-                    found.update(ids)
+            found.update(_look_up(self.leaves, value))
         return found
 
 
-_indexes: WeakKeyDictionary[Manifest, _Index] = WeakKeyDictionary()
+Step = str | Callable[[str], object] | None
+"""One name of a path pattern: plain, a glob, or None for ``**``, any number of folders."""
 
 
-def _index(manifest: Manifest) -> _Index:
-    index = _indexes.get(manifest)
-    if index is None:
-        index = _indexes[manifest] = _Index(manifest)
-    return index
+def _path_steps(criterion: Criterion) -> list[Step]:
+    pattern = _text(criterion)
+    if pattern.startswith("/"):
+        criterion.refuse("A path is relative to the dbt project, and cannot begin with '/'.")
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    if not parts:
+        criterion.refuse("The path is empty.", hint="path:models takes all models.")
+    steps: list[Step] = []
+    for part in parts:
+        if part == "**":
+            steps.append(None)
+        elif "**" in part:
+            criterion.refuse("'**' stands for whole folders only.", hint="Write **/ before it.")
+        else:
+            steps.append(_glob(part) if _WILD.search(part) else part)
+    return steps
 
 
-def _paths(manifest: Manifest) -> list[str]:
-    """Return every file of the root project that the manifest names, after its folders.
+class _Files:
+    """What ``path`` looks up: the files of all nodes, and the project's own tree of folders.
 
-    dbt looks on the root project's disk, so the files of packages are not there to be found.
+    dbt searches the root project's disk and compares what it found with the nodes' files, which
+    for a package's node are relative to the package.
     """
+
+    def __init__(self, manifest: Manifest) -> None:
+        files: dict[str, list[str]] = defaultdict(list)
+        self.described: dict[str, list[str]] = defaultdict(list)
+        for unique_id, node in manifest.nodes.items():
+            files[posixpath.normpath(node.original_file_path)].append(unique_id)
+            if node.patch_path:
+                self.described[_after_scheme(node.patch_path)].append(unique_id)
+        self.files = sorted(files)
+        self.ids = [files[file] for file in self.files]
+        self.folders: dict[str, set[str]] = {".": set()}
+        for file in _project_files(manifest):
+            self._plant(file)
+
+    def _plant(self, file: str) -> None:
+        while True:
+            folder, _, name = file.rpartition("/")
+            folder = folder or "."
+            if folder in self.folders:
+                self.folders[folder].add(name)
+                return
+            self.folders[folder] = {name}
+            file = folder
+
+    def match(self, steps: list[Step]) -> set[str]:
+        found: set[str] = set()
+        for place in self._places(steps):
+            if place == ".":
+                return {unique_id for ids in self.ids for unique_id in ids}
+            # "0" is the character after "/": between the two lies a folder's content.
+            first, last = (bisect_left(self.files, f"{place}{end}") for end in "/0")
+            at = bisect_left(self.files, place)
+            if at < len(self.files) and self.files[at] == place:
+                found.update(self.ids[at])
+            for ids in self.ids[first:last]:
+                found.update(ids)
+            found.update(self.described.get(place, ()))
+        return found
+
+    def _places(self, steps: list[Step]) -> Iterable[str]:
+        """Return the files and folders of the project that the steps lead to."""
+        places = ["."]
+        for step in steps:
+            inside = ((place, self.folders.get(place, ())) for place in places)
+            if step is None:
+                places = list(
+                    dict.fromkeys(below for place in places for below in self._below(place))
+                )
+            elif isinstance(step, str):
+                places = [_join(place, step) for place, names in inside if step in names]
+            else:
+                places = [_join(place, n) for place, names in inside for n in names if step(n)]
+        return places
+
+    def _below(self, place: str) -> Iterator[str]:
+        """Give the folder ``place`` and every folder below it."""
+        waiting = [place]
+        while waiting:
+            folder = waiting.pop()
+            if folder in self.folders:
+                yield folder
+                waiting += (_join(folder, name) for name in self.folders[folder])
+
+
+def _join(folder: str, name: str) -> str:
+    return name if folder == "." else f"{folder}/{name}"
+
+
+def _project_files(manifest: Manifest) -> Iterator[str]:
+    """Give every file of the root project that the manifest names, also of what is disabled."""
     root = manifest.metadata.project_name
-    found: set[str] = set()
+    raw = manifest.raw
     for collection in ("nodes", "sources", "exposures", "metrics", "unit_tests", "semantic_models",
                        "saved_queries", "functions", "macros", "docs", "groups"):  # fmt: skip
-        for entry in (manifest.raw.get(collection) or {}).values():
-            _add_paths(found, entry, root)
-    for entries in (manifest.raw.get("disabled") or {}).values():
+        for entry in (raw.get(collection) or {}).values():
+            yield from _files_of(entry, root)
+    for entries in (raw.get("disabled") or {}).values():
         for entry in entries if isinstance(entries, list) else ():
-            _add_paths(found, entry, root)
-    return sorted(found)
+            yield from _files_of(entry, root)
 
 
-def _add_paths(found: set[str], entry: Any, root: str | None) -> None:
+def _files_of(entry: Any, root: str | None) -> Iterator[str]:
     if not isinstance(entry, dict):
         return
     own = entry.get("original_file_path")
     if isinstance(own, str) and (root is None or entry.get("package_name") == root):
-        found.update(_self_and_folders(own))
+        yield posixpath.normpath(own)
     patch = entry.get("patch_path")
     if isinstance(patch, str) and (root is None or patch.startswith(f"{root}://")):
-        found.update(_self_and_folders(_after_scheme(patch)))
+        yield _after_scheme(patch)
 
 
 def _after_scheme(patch_path: str) -> str:
-    return patch_path.partition("://")[2] or patch_path
-
-
-@lru_cache(maxsize=50_000)
-def _self_and_folders(file_path: str) -> tuple[str, ...]:
-    file_path = posixpath.normpath(file_path)
-    found = [file_path]
-    while (file_path := posixpath.dirname(file_path)) not in ("", "/"):
-        found.append(file_path)
-    return (*found, ".")
-
-
-def _path_steps(criterion: Criterion) -> list[Callable[[str], object] | None]:
-    """Compile a path pattern to a match for each name on the way; None is ``**``, any folders."""
-    pattern = _text(criterion)
-    if pattern.startswith("/"):
-        criterion.refuse(
-            "A path is relative to the dbt project, and cannot begin with '/'.",
-        )
-    parts = [part for part in pattern.split("/") if part not in ("", ".")]
-    if not parts:
-        criterion.refuse("The path is empty.", hint="path:models takes all models.")
-    steps: list[Callable[[str], object] | None] = []
-    for part in parts:
-        if part != "**" and "**" in part:
-            criterion.refuse("'**' stands for whole folders only.", hint="Write **/ before it.")
-        steps.append(None if part == "**" else _glob(criterion, part))
-    return steps
-
-
-def _walk_paths(paths: Iterable[str], steps: Sequence[Callable[[str], object] | None]) -> set[str]:
-    """Return those of ``paths`` (folders before their content) that the steps lead to.
-
-    ``places[path]`` are the numbers of steps that can have been taken on the way to it.
-    """
-    end = len(steps)
-
-    def settle(reached: set[int]) -> set[int]:
-        for place in range(end):
-            if place in reached and steps[place] is None:
-                reached.add(place + 1)
-        return reached
-
-    places: dict[str, set[int]] = {".": settle({0})}
-    for path in paths:
-        if path == ".":
-            continue
-        folder, _, name = path.rpartition("/")
-        reached: set[int] = set()
-        for place in places.get(folder or ".", ()):
-            if place < end:
-                step = steps[place]
-                if step is None:
-                    reached.add(place)
-                elif step(name):
-                    reached.add(place + 1)
-        if reached:
-            places[path] = settle(reached)
-    return {path for path, reached in places.items() if end in reached}
+    return posixpath.normpath(patch_path.partition("://")[2] or patch_path)

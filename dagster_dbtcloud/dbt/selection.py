@@ -49,6 +49,8 @@ BUILD_TYPES = (
 LIST_TYPES = BUILD_TYPES | {"source", "metric", "semantic_model"}
 """What ``dbt ls`` shows when no resource type is named."""
 
+_ALL_SOURCES = Criterion("source", (), "*")
+
 
 def select(
     manifest: Manifest,
@@ -72,6 +74,8 @@ def select(
     check_indirect_selection(indirect_selection)
     expression = _expression(manifest, select, exclude, selector)
     found = _Evaluation(manifest, indirect_selection).result(expression)
+    if resource_types is None and include_empty:
+        return frozenset(found)
     nodes = manifest.nodes
     return frozenset(
         unique_id
@@ -114,7 +118,7 @@ def _expression(
     included = parse(select) if select else None
     if not exclude:
         return included
-    everything = Criterion("fqn", (), "*"), Criterion("source", (), "*")
+    everything = Criterion("fqn", (), "*"), _ALL_SOURCES
     return Group(
         "difference",
         (included or Group("union", everything, indirect_selection=None), parse(exclude)),
@@ -146,60 +150,93 @@ class _Evaluation:
 
     def _evaluate(self, expression: Expression) -> tuple[set[str], set[str]]:
         if isinstance(expression, Criterion):
-            return self._criterion(expression)
-        bundles = [self._evaluate(part) for part in expression.parts]
+            return self._criteria([expression])
+        bundles = [self._evaluate_alike(alike) for alike in self._alike(expression)]
         direct = _combine(expression.operation, [selected for selected, _ in bundles])
         if not any(aside for _, aside in bundles):
             return direct, set(direct)
         wide = _combine(expression.operation, [selected | aside for selected, aside in bundles])
         return self._promote(direct, wide, expression.indirect_selection or self.mode), wide
 
-    def _criterion(self, criterion: Criterion) -> tuple[set[str], set[str]]:
+    def _evaluate_alike(self, alike: list[Expression]) -> tuple[set[str], set[str]]:
+        criteria = [part for part in map(_sole, alike) if isinstance(part, Criterion)]
+        return self._criteria(criteria) if len(alike) > 1 else self._evaluate(alike[0])
+
+    def _alike(self, group: Group) -> list[list[Expression]]:
+        """Put those members of a union together that one walk of the graph can serve.
+
+        Only in the modes eager and empty, where the tests of a union are the union of the tests.
+        """
+        if group.operation != "union":
+            return [[part] for part in group.parts]
+        alike: dict[object, list[Expression]] = {}
+        for number, part in enumerate(group.parts):
+            sole = _sole(part)
+            key: object = number
+            if isinstance(sole, Criterion):
+                mode = sole.indirect_selection or self.mode
+                if mode in ("eager", "empty"):
+                    key = (
+                        *(mode, sole.childrens_parents, sole.parents, sole.parents_depth),
+                        *(sole.children, sole.children_depth),
+                    )
+            alike.setdefault(key, []).append(part)
+        return list(alike.values())
+
+    def _criteria(self, criteria: list[Criterion]) -> tuple[set[str], set[str]]:
+        """Select by criteria that differ in nothing but method and value."""
         manifest = self.manifest
-        matched = set(METHODS[criterion.method](manifest, criterion))
-        selected = set(matched)
-        if criterion.childrens_parents:
-            selected |= manifest.descendants(matched)
-            selected |= manifest.ancestors(selected)
-        if criterion.parents:
-            selected |= manifest.ancestors(matched, criterion.parents_depth)
-        if criterion.children:
-            selected |= manifest.descendants(matched, criterion.children_depth)
-        return self._with_tests(selected, criterion.indirect_selection or self.mode)
+        selected: set[str] = set()
+        for criterion in criteria:
+            selected.update(METHODS[criterion.method](manifest, criterion))
+        operators = criteria[0]
+        if operators.childrens_parents or operators.parents or operators.children:
+            matched = frozenset(selected)
+            if operators.childrens_parents:
+                selected |= manifest.descendants(matched)
+                selected |= manifest.ancestors(selected)
+            if operators.parents:
+                selected |= manifest.ancestors(matched, operators.parents_depth)
+            if operators.children:
+                selected |= manifest.descendants(matched, operators.children_depth)
+        return self._with_tests(selected, operators.indirect_selection or self.mode)
 
     def _with_tests(self, selected: set[str], mode: str) -> tuple[set[str], set[str]]:
         """Add the tests on ``selected`` that the mode lets in; return the others beside."""
         if mode == "empty":
             return selected, set()
-        nodes = self.manifest.nodes
-        touched = {
-            child
-            for unique_id in selected
-            for child in self.manifest.children(unique_id)
-            if nodes[child].resource_type in TEST_TYPES
-        }
+        manifest = self.manifest
+        touched = {test for unique_id in selected for test in manifest.tests(unique_id)}
         if mode == "eager":
             return selected | touched, set()
-        present = selected
-        if mode == "buildable":
-            sources = {i for i, node in nodes.items() if node.resource_type == "source"}
-            present = selected | self.manifest.ancestors(selected) | sources
-        complete = {test for test in touched if present.issuperset(nodes[test].depends_on)}
-        return selected | complete, touched - complete
+        aside = self._incomplete(touched, selected)
+        if aside and mode == "buildable":
+            present = selected | manifest.ancestors(selected)
+            present.update(METHODS["source"](manifest, _ALL_SOURCES))
+            aside = self._incomplete(aside, present)
+        return selected | (touched - aside), aside
+
+    def _incomplete(self, tests: set[str], present: set[str]) -> set[str]:
+        nodes = self.manifest.nodes
+        return {test for test in tests if not present.issuperset(nodes[test].depends_on)}
 
     def _promote(self, direct: set[str], wide: set[str], mode: str) -> set[str]:
         """Add tests set aside whose parents the whole group has brought together."""
         if mode not in ("cautious", "buildable"):
             return direct
         present = direct | self.manifest.ancestors(direct) if mode == "buildable" else direct
+        # dbt-core looks for unit tests in the wrong place here, and finds none.
         nodes = self.manifest.nodes
-        return direct | {
-            unique_id
-            for unique_id in wide - direct
-            # dbt-core looks for unit tests in the wrong place here, and finds none.
-            if nodes[unique_id].resource_type != "unit_test"
-            and present.issuperset(nodes[unique_id].depends_on)
-        }
+        aside = {i for i in wide - direct if nodes[i].resource_type != "unit_test"}
+        return direct | (aside - self._incomplete(aside, present))
+
+
+def _sole(expression: Expression) -> Expression:
+    """Return the only member of an intersection, else the expression itself."""
+    if isinstance(expression, Group) and expression.operation == "intersection":
+        (part, *others) = expression.parts or (expression,)
+        return expression if others else part
+    return expression
 
 
 def _combine(operation: str, sets: list[set[str]]) -> set[str]:

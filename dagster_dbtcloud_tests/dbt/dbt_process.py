@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from dbt.cli.flags import Flags
 from dbt.cli.main import cli, dbtRunner
+from dbt.clients.yaml_helper import load_yaml_text
 from dbt.config.runtime import RuntimeConfig, load_profile, load_project
 from dbt.config.selectors import SelectorDict
 from dbt.contracts.graph.manifest import Manifest
@@ -57,7 +58,7 @@ class Dbt:
         with open("selectors.yml", "w", encoding="utf-8") as file:
             file.write(text)
         self.config = self._load(self._flags([]))
-        listed = json.loads(text)["selectors"]
+        listed = load_yaml_text(text)["selectors"]
         return {"selectors": SelectorDict.parse_from_selectors_list(listed)}
 
     def _flags(self, args: list[str]) -> Flags:

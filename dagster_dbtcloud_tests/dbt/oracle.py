@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,11 +54,19 @@ class Oracle:
         """Return the same from the whole command, slower. Raises: Refused."""
         return set(self._ask({"runner": _typed(args)})["ids"])
 
-    def replace_selectors(self, selectors: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Give the project other YAML selectors; return them as the manifest would hold them."""
-        text = json.dumps({"selectors": selectors})
-        found: dict[str, dict[str, Any]] = self._ask({"selectors": text})["selectors"]
-        return found
+    @contextmanager
+    def other_selectors(
+        self, selectors: list[dict[str, Any]]
+    ) -> Iterator[dict[str, dict[str, Any]]]:
+        """Give the project other YAML selectors; hand them out as the manifest would hold them.
+
+        Raises: Refused.
+        """
+        own = (self.dir / "selectors.yml").read_text(encoding="utf-8")
+        try:
+            yield self._ask({"selectors": json.dumps({"selectors": selectors})})["selectors"]
+        finally:
+            self._ask({"selectors": own})
 
     def __enter__(self) -> Oracle:
         return self

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.dbt.selection import select
 from dagster_dbtcloud.errors import SelectionError
 from dagster_dbtcloud_tests.dbt.cases import CASES, read_cases, select_as_dbt_ls
+from dagster_dbtcloud_tests.dbt.generated import Generator
 from dagster_dbtcloud_tests.dbt.oracle import Oracle, Refused
 
 THEMES = sorted(path.stem for path in CASES.glob("*.txt") if path.stem != "errors")
+COUNT = int(os.environ.get("DBTCLOUD_GENERATED_CASES", "200"))
+SEED = int(os.environ.get("DBTCLOUD_GENERATED_SEED", "1"))
 
 
 @pytest.mark.parametrize("args", [a for theme in THEMES for a in read_cases(theme)], ids=" ".join)
@@ -40,10 +48,47 @@ def test_every_yaml_selector_of_the_project_gives_what_dbt_gives(
 def test_the_task_behind_dbt_ls_is_dbt_ls(oracle: Oracle) -> None:
     """The quick way of asking dbt gives what the whole command gives."""
     for theme in THEMES:
-        for args in read_cases(theme)[::20]:
+        for args in read_cases(theme)[::40]:
             assert oracle.ls(args) == oracle.runner(args)
 
 
 def _operations(manifest: Manifest) -> set[str]:
     """Hooks are selectable, but ``dbt ls`` never lists them."""
     return {i for i, node in manifest.nodes.items() if node.resource_type == "operation"}
+
+
+def test_generated_selections_give_what_dbt_gives(oracle: Oracle, zoo: Manifest) -> None:
+    """Random command lines, hundreds or (DBTCLOUD_GENERATED_CASES) thousands, never differ."""
+    generator = Generator(zoo, seed=SEED)
+    differing = []
+    for _ in range(COUNT):
+        args = generator.options()
+        theirs = _answer(oracle.ls, args)
+        ours = _answer(partial(select_as_dbt_ls, zoo), args)
+        if ours != theirs:
+            differing.append((shlex.join(args), ours, theirs))
+    assert differing == []
+
+
+def test_generated_yaml_selectors_give_what_dbt_gives(oracle: Oracle, zoo: Manifest) -> None:
+    """Random YAML selectors, as dbt writes them into the manifest, never differ."""
+    generator = Generator(zoo, seed=SEED)
+    differing = []
+    for _ in range(max(1, COUNT // 100)):
+        selectors = generator.selectors(20)
+        with oracle.other_selectors(selectors) as written:
+            manifest = Manifest.from_dict({**zoo.raw, "selectors": written}, origin="generated")
+            for selector in selectors:
+                args = ["--selector", selector["name"]]
+                theirs = _answer(oracle.ls, args)
+                ours = _answer(partial(select_as_dbt_ls, manifest), args)
+                if ours != theirs:
+                    differing.append((selector, ours, theirs))
+    assert differing == []
+
+
+def _answer(ask: Callable[[list[str]], set[str]], args: list[str]) -> set[str] | str:
+    try:
+        return ask(args)
+    except (Refused, SelectionError):
+        return "refused"

@@ -1,0 +1,260 @@
+"""Reading manifest.json: what is kept, how the graph is walked, what is refused and where."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.errors import ManifestError
+from dagster_dbtcloud_tests.dbt.builders import chain, manifest_of, node, raw_manifest
+
+A, B, C = "model.shop.a", "model.shop.b", "model.shop.c"
+DIAMOND = manifest_of(
+    node("model.shop.top"),
+    node(A, "model.shop.top"),
+    node(B, "model.shop.top"),
+    node(C, A, B),
+    node("test.shop.t", C),
+)
+
+
+def schema(kind: str, version: int) -> dict[str, Any]:
+    return {"dbt_schema_version": f"https://schemas.getdbt.com/dbt/{kind}/v{version}.json"}
+
+
+def test_every_collection_gives_nodes(zoo: Manifest) -> None:
+    """Models, sources, exposures, metrics, unit tests and the rest are found by unique id."""
+    kinds = {node.resource_type for node in zoo.nodes.values()}
+    assert kinds == {
+        *("model", "seed", "snapshot", "test", "unit_test", "analysis", "operation", "source"),
+        *("exposure", "metric", "semantic_model", "saved_query", "function"),
+    }
+    assert all(node.unique_id == unique_id for unique_id, node in zoo.nodes.items())
+
+
+def test_disabled_resources_are_no_nodes(zoo: Manifest) -> None:
+    """What is switched off is named in ``disabled`` and nowhere else."""
+    assert "model.zoo.switched_off" in zoo.disabled
+    assert "source.zoo.raw_events.switched_off" in zoo.disabled
+    assert "exposure.zoo.switched_off_report" in zoo.disabled
+    assert zoo.disabled.isdisjoint(zoo.nodes)
+
+
+def test_a_node_says_what_its_kind_can_say(zoo: Manifest) -> None:
+    """The named properties read the manifest's own entry."""
+    dim = zoo.nodes["model.zoo.dim.v2"]
+    assert (dim.version, dim.latest_version, dim.is_versioned) == (2, 2, True)
+    assert (dim.access, dim.group, dim.materialized) == ("protected", None, "view")
+    assert dim.relation_name == f'"{dim.database}"."{dim.schema_}"."{dim.alias}"'
+    assert dim.properties["checksum"]["name"] == "sha256"
+    assert "id" in dim.columns
+    assert dim.raw_code.startswith("select id")
+    clicks = zoo.nodes["source.zoo.raw_events.clicks"]
+    assert (clicks.source_name, clicks.name, clicks.identifier) == (
+        *("raw_events", "clicks", "raw_orders"),
+    )
+    assert clicks.access is None
+    test = next(n for n in zoo.nodes.values() if n.name == "helper_is_positive_stg_customers_id")
+    assert (test.is_generic_test, test.test_metadata_name) == (True, "is_positive")
+    assert test.attached_node == "model.zoo.stg_customers"
+    assert not zoo.nodes["test.zoo.assert_nothing"].is_generic_test
+    assert zoo.nodes["model.zoo.orders"].group == "finance"
+    assert zoo.nodes["model.zoo.core_facts"].meta["tier"] == 1
+    assert zoo.nodes["unit_test.zoo.orders.orders_keep_their_amount"].tags == ("unit", "nightly")
+    assert zoo.nodes["model.zoo.orders"].description == ""
+
+
+def test_metadata_says_what_wrote_it(zoo: Manifest) -> None:
+    """Version, project, adapter and time are typed."""
+    metadata = zoo.metadata
+    assert (metadata.schema_version, metadata.project_name) == (12, "zoo")
+    assert metadata.adapter_type == "duckdb"
+    assert metadata.dbt_version.startswith("1.11")
+    assert metadata.generated_at is not None
+    assert metadata.generated_at.tzinfo is timezone.utc
+    assert metadata.invocation_id
+
+
+def test_the_environment_of_dbt_cloud_is_kept() -> None:
+    """``env`` holds what dbt Cloud sets, as text."""
+    raw = raw_manifest()
+    raw["metadata"] |= {
+        "env": {"DBT_CLOUD_RUN_ID": "900123", "odd": 3},
+        "generated_at": "2026-01-05T10:21:02.103456Z",
+    }
+    metadata = Manifest.from_dict(raw, origin="here").metadata
+    assert metadata.env == {"DBT_CLOUD_RUN_ID": "900123"}
+    assert metadata.generated_at == datetime(2026, 1, 5, 10, 21, 2, 103456, timezone.utc)
+
+
+def test_the_edges_are_those_that_dbt_writes(zoo: Manifest) -> None:
+    """Children agree with dbt's own child_map."""
+    theirs = {unique_id: set(children) for unique_id, children in zoo.raw["child_map"].items()}
+    assert {i: set(zoo.children(i)) for i in zoo.nodes} == theirs
+
+
+def test_walks_stop_at_their_depth() -> None:
+    """A depth counts edges; without one a walk goes to the end."""
+    assert DIAMOND.ancestors([C]) == {A, B, "model.shop.top"}
+    assert DIAMOND.ancestors([C], 1) == {A, B}
+    assert DIAMOND.ancestors([C], 0) == set()
+    assert DIAMOND.descendants([A]) == {C, "test.shop.t"}
+    assert DIAMOND.descendants([A], 1) == {C}
+    assert DIAMOND.ancestors([A, C]) == {A, B, "model.shop.top"}
+    assert DIAMOND.parents(C) == (A, B)
+    assert DIAMOND.children("model.shop.top") == (A, B)
+
+
+def test_parents_come_before_children() -> None:
+    """The topological order holds every node once, after all its parents."""
+    order = DIAMOND.topological()
+    assert sorted(order) == sorted(DIAMOND.nodes)
+    assert all(order.index(p) < order.index(i) for i in order for p in DIAMOND.parents(i))
+
+
+def test_a_chain_of_5000_levels_is_walked_without_recursion() -> None:
+    """Depth is no danger to the stack."""
+    manifest = chain(5000)
+    assert len(manifest.ancestors(["model.shop.m4999"])) == 4999
+    assert manifest.topological()[-1] == "model.shop.m4999"
+
+
+def test_a_cycle_is_named() -> None:
+    """A graph that dbt would not write does not hang a walk; ordering it names a node."""
+    manifest = manifest_of(node(A, B), node(B, A))
+    assert manifest.ancestors([A]) == {A, B}
+    with pytest.raises(ManifestError, match=r"by hand: the graph has a cycle at or above model\."):
+        manifest.topological()
+
+
+def test_parents_that_are_disabled_or_unknown_are_no_parents() -> None:
+    """Edges lead only to enabled nodes; the node still says what it depends on."""
+    off = node(B, config={"enabled": False})
+    manifest = manifest_of(node(A, B, "model.shop.gone"), off)
+    assert manifest.parents(A) == ()
+    assert manifest.nodes[A].depends_on == (B, "model.shop.gone")
+    assert manifest.disabled == {B}
+
+
+@pytest.mark.parametrize("version", [10, 11, 12, 20])
+def test_versions_since_dbt_1_6_and_fusion_are_read(version: int) -> None:
+    """v10 to v12 and Fusion's v20 give the same nodes; collections they lack are empty."""
+    raw = raw_manifest(node(A)) | {"metadata": schema("manifest", version)}
+    assert list(Manifest.from_dict(raw, origin="here").nodes) == [A]
+
+
+def test_what_fusion_leaves_out_has_a_default() -> None:
+    """A node without config, tags, fqn and maps is read from its id."""
+    raw = raw_manifest({"unique_id": "seed.shop.raw.x"})
+    seed = Manifest.from_dict(raw, origin="here").nodes["seed.shop.raw.x"]
+    assert (seed.resource_type, seed.package_name, seed.name) == ("seed", "shop", "raw.x")
+    assert (seed.fqn, seed.tags, seed.depends_on) == (("shop", "raw.x"), (), ())
+
+
+def test_the_digest_is_that_of_the_bytes() -> None:
+    """The same bytes have the same digest, whatever their origin."""
+    data = json.dumps(raw_manifest(node(A))).encode()
+    one, two = (Manifest.from_bytes(data, origin=origin) for origin in ("run 1", "run 2"))
+    assert one.digest == two.digest
+    assert len(one.digest) == 64
+    assert Manifest.from_bytes(data + b"\n", origin="run 1").digest != one.digest
+
+
+def whole(**changes: Any) -> bytes:
+    return json.dumps(raw_manifest(node(A), **changes)).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "the file is empty (0 bytes)"),
+        (b" \n", "the file is empty (2 bytes)"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "this is HTML or XML, not JSON"),
+        (whole()[:200], "the JSON is cut off: it ends after 200 characters"),
+        (whole()[:-1], "the JSON is cut off"),
+        (b'{"metadata": {]}', "not valid JSON at offset 14 (line 1, column 15)"),
+        (b"\xff\xfe\x00", "not UTF-8 text at byte 0"),
+        (b'{"a": "caf\xe9"}', "not UTF-8 text at byte 10"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[]", "holds a list where dbt writes an object"),
+        (b"null", "holds null where dbt writes an object"),
+        (b"{}", "no metadata block"),
+        (b'{"metadata": {}}', "metadata.dbt_schema_version is None"),
+        (whole(metadata=schema("catalog", 1)), "this is a catalog, not a manifest"),
+        (whole(metadata=schema("run-results", 6)), "this is a run-results, not a manifest"),
+        (whole(metadata=schema("manifest", 9)), "manifest schema v9"),
+        (whole(metadata=schema("manifest", 99)), "v10 to v20 are"),
+        (whole(nodes=None), "no nodes"),
+        (whole(nodes=[]), "no nodes"),
+        (whole(sources=[]), "sources is a list, not an object"),
+        (whole(nodes={A: []}), "nodes['model.shop.a'] is not an object"),
+        (whole(nodes={A: node(A, fqn=[1])}), "nodes['model.shop.a'].fqn[0] is not a text"),
+        (whole(nodes={A: node(A, name=3)}), "nodes['model.shop.a'].name is a number, not a text"),
+        (whole(nodes={A: node(A, config=[])}), "nodes['model.shop.a'].config is a list"),
+        (
+            whole(nodes={A: node(A, depends_on={"nodes": {}})}),
+            "nodes['model.shop.a'].depends_on.nodes is an object, not a list",
+        ),
+        (whole(selectors={"s": []}), "selectors.s is a list, not an object"),
+        (whole(disabled=[]), "disabled is a list"),
+    ],
+)
+def test_a_damaged_file_is_refused_and_the_place_named(data: bytes, complaint: str) -> None:
+    """Every refusal names where the file came from and where in it the damage is."""
+    with pytest.raises(ManifestError) as refused:
+        Manifest.from_bytes(data, origin="run 7, manifest.json")
+    assert str(refused.value).startswith("run 7, manifest.json: ")
+    assert complaint in str(refused.value)
+    assert refused.value.origin == "run 7, manifest.json"
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """A path that cannot be read is a ManifestError too."""
+    with pytest.raises(ManifestError, match="No such file"):
+        Manifest.from_path(tmp_path / "manifest.json")
+
+
+def test_a_byte_order_mark_does_no_harm() -> None:
+    """A file saved by an editor on Windows is read."""
+    assert list(Manifest.from_bytes(b"\xef\xbb\xbf" + whole(), origin="here").nodes) == [A]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+ENTRY_KEYS = [
+    "resource_type",
+    "name",
+    "fqn",
+    "tags",
+    "config",
+    "depends_on",
+    "patch_path",
+    "version",
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(ENTRY_KEYS), JSON), st.binary(max_size=4), st.integers(0, 400)
+)
+def test_no_damage_gives_another_error(changes: dict[str, Any], dirt: bytes, at: int) -> None:
+    """Strange values and dirt anywhere give a manifest or a ManifestError, nothing else."""
+    data = whole(nodes={A: node(A, **changes)} if "name" not in changes else {A: changes})
+    for damaged in (data, data[:at] + dirt + data[at:], data[:at]):
+        try:
+            manifest = Manifest.from_bytes(damaged, origin="fuzz")
+        except ManifestError:
+            continue
+        assert set(manifest.topological()) == set(manifest.nodes)
