@@ -5,6 +5,8 @@ The control routes change the sandbox, not the account: they need no token, but 
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
@@ -28,10 +30,12 @@ def build(cloud: Cloud, faults: Faults) -> ASGIApp:
 def control(faults: Faults) -> list[Endpoint]:
     """``/__sandbox__/faults``: GET lists, POST adds one (or a list), DELETE removes all or one."""
 
-    def listed(_: Call) -> JSONResponse:
+    def listed(call: Call) -> JSONResponse:
+        _only_here(call)
         return JSONResponse({"faults": faults.listed()})
 
     def add(call: Call) -> JSONResponse:
+        _only_here(call)
         given = call.body if isinstance(call.body, list) else [call.body]
         try:
             parsed = [Fault.parse(one) for one in given]
@@ -40,6 +44,7 @@ def control(faults: Faults) -> list[Endpoint]:
         return JSONResponse({"numbers": [faults.add(fault) for fault in parsed]}, 201)
 
     def remove(call: Call) -> JSONResponse:
+        _only_here(call)
         if call.query.get("number"):
             faults.remove(whole_number("number", call.query["number"]))
         else:
@@ -52,3 +57,9 @@ def control(faults: Faults) -> list[Endpoint]:
         Endpoint("POST", path, add, None),
         Endpoint("DELETE", path, remove, None),
     ]
+
+
+def _only_here(call: Call) -> None:
+    """Raises: Refusal 403 for a client on another machine."""
+    if not ip_address(call.client).is_loopback:
+        raise Refusal(403, "The control routes answer on loopback only.")

@@ -69,6 +69,7 @@ class Call:
     headers: Headers
     body: Any = field(default_factory=dict)
     late: Sequence[Met] = ()
+    client: str = ""
     token: Token = NOBODY
 
     def id(self, name: str) -> int:
@@ -166,7 +167,7 @@ class Router:
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        path = request.url.path
+        path = str(request.scope["path"])
         found = [
             (match, endpoint)
             for pattern, endpoint in self._table
@@ -180,6 +181,7 @@ class Router:
             ids=found[0][0].groupdict() if found else {"path": path},
             query=request.query_params,
             headers=request.headers,
+            client=request.client.host if request.client else "",
             late=request.scope.get("sandbox_late", ()),
         )
         if not found:

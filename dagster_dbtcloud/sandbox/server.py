@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
+import asyncio
 import os
 import secrets
 import shutil
@@ -16,7 +14,6 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -26,36 +23,16 @@ import uvicorn
 from typing_extensions import Self
 
 from dagster_dbtcloud.clock import Clock, SystemClock
-from dagster_dbtcloud.sandbox import app, checkout, shapes
+from dagster_dbtcloud.sandbox import app, checkout, history, shapes, variables
 from dagster_dbtcloud.sandbox.behaviour import Behaviour
 from dagster_dbtcloud.sandbox.edge import Edge, RequestLog, RequestRecord
 from dagster_dbtcloud.sandbox.executor import Executor
 from dagster_dbtcloud.sandbox.faults import Faults
-from dagster_dbtcloud.sandbox.plan import PlannedStep, builtin_steps, invoke
+from dagster_dbtcloud.sandbox.history import PastStep
 from dagster_dbtcloud.sandbox.state import ACTIVE, SUCCESS, Cloud
 from dagster_dbtcloud.sandbox.store import Doc, Store
 from dagster_dbtcloud.sandbox.tokens import PERMISSION_SETS
 from dagster_dbtcloud.sandbox.wire import to_text
-
-Content = bytes | str | Path | Mapping[str, Any] | Sequence[Any]
-
-
-@dataclass(frozen=True)
-class PastStep:
-    """A step of a run that is put into history.
-
-    ``artifacts``: path below ``target/`` -> bytes, text, a file to link, or what becomes JSON.
-    """
-
-    command: str
-    status: int = SUCCESS
-    logs: str = ""
-    debug_logs: str = ""
-    artifacts: Mapping[str, Content] = field(default_factory=dict)
-    name: str | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    skipped: bool = False
 
 
 class Sandbox:
@@ -64,7 +41,8 @@ class Sandbox:
     ``project_dir`` is never written to. Without ``state_dir`` the state is temporary; with one,
     a later sandbox on it goes on with the same ids, token and history. ``duckdb_path`` is what
     ``DBT_SANDBOX_DUCKDB_PATH`` says to the profile in the main environment (by default a file
-    below the state). ``variables`` are environment variables of the dbt Cloud project.
+    below the state). ``environment`` are environment variables of the dbt Cloud project.
+    ``warm`` False starts dbt only with the first run: for tests that run none.
     """
 
     def __init__(
@@ -78,7 +56,8 @@ class Sandbox:
         behaviour: Behaviour | None = None,
         token: str | None = None,
         duckdb_path: Path | str | None = None,
-        variables: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        warm: bool = True,
     ) -> None:
         self.project_dir = Path(project_dir).resolve()
         checkout.project_settings(self.project_dir)
@@ -92,6 +71,7 @@ class Sandbox:
         self.clock: Clock = clock or SystemClock()
         self.behaviour = behaviour or Behaviour()
         self._host, self._port = host, port
+        self._warm = warm
         self._duckdb_path = None if duckdb_path is None else Path(duckdb_path).resolve()
         self._store = Store(self.state_dir / "sandbox.sqlite")
         self._cloud = Cloud(
@@ -100,13 +80,12 @@ class Sandbox:
         self._log = RequestLog()
         self.faults = Faults(self.clock, self._cloud.now)
         self._first_time(token)
-        for name, value in (variables or {}).items():
+        for name, value in (environment or {}).items():
             self.set_variable(name, value)
         self._executor = Executor(
             self._cloud,
             project_dir=self.project_dir,
             warehouse=self.warehouse,
-            variables=self._effective_variables,
         )
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
@@ -151,10 +130,14 @@ class Sandbox:
     def start(self) -> Self:
         """Serve. Returns when requests are answered; dbt is imported meanwhile."""
         self._socket = socket.create_server((self._host, self._port))
+        # asyncio does this only for sockets that name TCP as their protocol; without it each
+        # answer on a kept connection waits 40 ms for the client's acknowledgement.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = self._socket.getsockname()[:2]
         self.url = f"http://{host}:{port}"
         self._executor.start()
-        self._executor.worker(self.environment_id).start()
+        if self._warm:
+            self._executor.worker(self.environment_id).start()
         application = Edge(
             app.build(self._cloud, self.faults),
             faults=self.faults,
@@ -171,6 +154,8 @@ class Sandbox:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            # uvicorn renews the date in the loop that we replace.
+            date_header=False,
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(config)
@@ -183,9 +168,8 @@ class Sandbox:
 
     def stop(self) -> None:
         """Stop serving, kill dbt, keep the state (unless it is temporary). May be called twice."""
-        if self._server is not None:
-            self._server.should_exit = True
-        if self._thread is not None:
+        if self._thread is not None and self._server is not None:
+            self._server.end()
             self._thread.join()
             self._executor.stop()
             self._thread = None
@@ -232,7 +216,7 @@ class Sandbox:
         wanted = self.environment_id if environment_id is None else environment_id
         if wanted == self.environment_id and self._duckdb_path is not None:
             return self._duckdb_path
-        return self.state_dir / "environments" / str(wanted) / "warehouse.duckdb"
+        return self._cloud.environment_dir(wanted) / "warehouse.duckdb"
 
     # -- what a person does in dbt Cloud ---------------------------------------------------
 
@@ -288,27 +272,10 @@ class Sandbox:
 
     def set_variable(self, name: str, value: str, *, job_id: int | None = None) -> None:
         """Set an environment variable of the project, or its override for a job."""
-        scope: Doc = {
-            "project_id": self.project_id,
-            "environment_id": None,
-            "job_definition_id": job_id,
-            "name": name,
-        }
-        with self._store.transaction():
-            for doc in self._store.select("variables", scope):
-                self._store.delete("variables", doc["id"])
-            now = self._cloud.now()
-            self._store.insert(
-                "variables",
-                {
-                    **scope,
-                    "account_id": self.account_id,
-                    "type": "project" if job_id is None else "job",
-                    "raw_value": value,
-                    "created_at": now,
-                    "updated_at": now,
-                },
-            )
+        project = self._cloud.find("projects", self.project_id)
+        kind = "project" if job_id is None else "job"
+        body = {"type": kind, "name": name, "raw_value": value, "job_definition_id": job_id}
+        variables.create(self._cloud, project, body)
 
     def create_job(
         self,
@@ -418,93 +385,49 @@ class Sandbox:
         ``github_pull_request_id``, ...). With an active ``status`` (1, 2, 3) the run hangs in it
         until ``finish_run``.
         """
-        now = self.clock.now()
-        finished = finished_at or now
-        started = started_at or finished
-        created = created_at or started
-        active = status in ACTIVE
-        planned: list[tuple[PlannedStep, PastStep]] = []
-        if builtin:
-            planned += [(one, PastStep("")) for one in builtin_steps(self._cloud.connection_name)]
-        for past in steps:
-            plain = invoke(past.command)
-            name = plain.name if past.name is None else past.name
-            planned.append((PlannedStep(name, "dbt", past.command), past))
-        return self._cloud.insert_past_run(
+        return history.insert_run(
+            self._cloud,
             job_id,
+            status=status,
+            steps=steps,
+            finished_at=finished_at,
+            started_at=started_at,
+            created_at=created_at,
             trigger={"cause": cause, "cause_category": cause_category, **overrides},
-            run_id=run_id,
             fields={
-                "status": status,
                 "status_message": status_message,
-                "created_at": to_text(created),
-                "updated_at": to_text(finished),
-                "dequeued_at": None if status == 1 else to_text(started),
-                "started_at": None if status in (1, 2) else to_text(started),
-                "finished_at": None if active else to_text(finished),
                 "listed_at": None if listed_at is None else to_text(listed_at),
                 "artifacts_at": None if artifacts_at is None else to_text(artifacts_at),
                 "git_branch": git_branch,
                 "git_sha": git_sha,
-                "held": True,
             },
-            steps=[
-                (
-                    one,
-                    {
-                        "status": past.status,
-                        "skipped": past.skipped,
-                        "started_at": to_text(past.started_at or started),
-                        "finished_at": to_text(past.finished_at or finished),
-                    },
-                    functools.partial(_write_step, past),
-                )
-                for one, past in planned
-            ],
+            builtin=builtin,
+            run_id=run_id,
         )
 
     def finish_run(self, run_id: int, status: int, message: str | None = None) -> None:
         """End a run that ``insert_run`` left active."""
         self._cloud.finish(run_id, status, message)
 
-    def _effective_variables(self, run: Doc) -> dict[str, str]:
-        return self._cloud.variables(run)
-
-
-def _write_step(past: PastStep, folder: Path) -> None:
-    """Write what a real step would have left: logs and artifacts."""
-    if not (past.logs or past.debug_logs or past.artifacts):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "console.log").write_text(past.logs, encoding="utf-8")
-    (folder / "dbt.log").write_text(past.debug_logs, encoding="utf-8")
-    for name, content in past.artifacts.items():
-        path = folder / "target" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            # A manifest of many megabytes in a thousand runs is one file.
-            with contextlib.suppress(OSError):
-                os.link(content, path)
-            if not path.exists():
-                shutil.copyfile(content, path)
-        elif isinstance(content, bytes):
-            path.write_bytes(content)
-        elif isinstance(content, str):
-            path.write_text(content, encoding="utf-8")
-        else:
-            path.write_text(json.dumps(content), encoding="utf-8")
-
 
 class _Server(uvicorn.Server):
-    """uvicorn that tells when it answers."""
+    """uvicorn that tells when it answers, and ends when told instead of at its next tick."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over: asyncio.Event | None = None
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+    async def main_loop(self) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
         self.ready.set()
+        await self._over.wait()
+
+    def end(self) -> None:
+        """Callable from any thread once ``ready``."""
+        if self._loop is not None and self._over is not None:
+            self._loop.call_soon_threadsafe(self._over.set)
 
 
 def serve(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from dagster_dbtcloud.sandbox import wire
+from dagster_dbtcloud.sandbox import variables, wire
 from dagster_dbtcloud.sandbox.plan import subcommand
 from dagster_dbtcloud.sandbox.state import (
     ACTIVE,
@@ -92,16 +92,15 @@ def job(cloud: Cloud, doc: Doc, include: Collection[str] = (), *, site: str = ""
         shown["most_recent_completed_run"] = run(cloud, last, site=site) if last else None
     if "custom_environment_variables" in include:
         shown["custom_environment_variables"] = [
-            variable(one) for one in cloud.store.select(
-                "variables", {"job_definition_id": doc["id"]}
-            )
-        ]  # fmt: skip
+            variable(one)
+            for one in cloud.store.select("variables", {"job_definition_id": doc["id"]})
+        ]
     return shown
 
 
 def variable(doc: Doc) -> Doc:
-    secret = doc["name"].startswith("DBT_ENV_SECRET_")
-    return {**_dated(doc), "raw_value": "**********" if secret else doc["raw_value"]}
+    value = variables.shown_value(doc)
+    return {**_dated(doc), "raw_value": value, "display_value": value}
 
 
 def run(cloud: Cloud, doc: Doc, include: Collection[str] = (), *, site: str) -> Doc:

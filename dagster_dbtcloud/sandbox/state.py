@@ -1,4 +1,4 @@
-"""The account as it stands: accounts, projects, environments, jobs, and each run's state machine.
+"""The runs of the sandbox: how they come to be, and each run's state machine.
 
 It runs no dbt and knows no HTTP. Every change is one transaction, and wakes who waits on
 ``changed``.
@@ -6,16 +6,14 @@ It runs no dbt and knows no HTTP. Every change is one transaction, and wakes who
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dagster_dbtcloud.clock import Clock
-from dagster_dbtcloud.sandbox.behaviour import Behaviour
+from dagster_dbtcloud.sandbox.catalog import DEFAULT_VERSION, Catalog
 from dagster_dbtcloud.sandbox.plan import RETRYABLE, PlannedStep, plan, retry_steps, subcommand
-from dagster_dbtcloud.sandbox.store import Doc, Store
+from dagster_dbtcloud.sandbox.store import Doc
 from dagster_dbtcloud.sandbox.wire import (
     Refusal,
     between,
@@ -35,7 +33,6 @@ STATUS_NAMES = {
     ERROR: "Error",
     CANCELLED: "Cancelled",
 }
-DEFAULT_VERSION = "latest"
 
 _PULL_REQUEST_FIELDS = (
     "azure_pull_request_id",
@@ -45,175 +42,14 @@ _PULL_REQUEST_FIELDS = (
 )
 _WHOLE = (*_PULL_REQUEST_FIELDS, "threads_override", "timeout_seconds_override")
 _TEXT = ("git_sha", "git_branch", "schema_override", "dbt_version_override", "target_name_override")
-# What a job holds besides its ids and name (dbt Cloud API v2, Job), with what is taken when a
-# client leaves it out.
-_JOB_DEFAULTS: Mapping[str, Any] = {
-    "description": "",
-    "dbt_version": None,
-    "execute_steps": ["dbt build"],
-    "execution": {"timeout_seconds": 0},
-    "settings": {"threads": 4, "target_name": "default"},
-    "generate_docs": False,
-    "run_generate_sources": False,
-    "triggers": {
-        "github_webhook": False,
-        "git_provider_webhook": False,
-        "schedule": False,
-        "on_merge": False,
-    },
-    "triggers_on_draft_pr": False,
-    "schedule": {
-        "cron": "0 * * * *",
-        "date": {"type": "every_day"},
-        "time": {"type": "every_hour", "interval": 1},
-    },
-    "job_completion_trigger_condition": None,
-    "deferring_environment_id": None,
-    "deferring_job_definition_id": None,
-    "is_deferrable": False,
-    "run_compare_changes": False,
-    "compare_changes_flags": "--select state:modified",
-    "run_lint": False,
-    "errors_on_lint_failure": True,
-    "lifecycle_webhooks": False,
-    "lifecycle_webhooks_url": None,
-    "cost_optimization_features": [],
-    "deactivated": False,
-    "run_failure_count": 0,
-    "is_system": False,
-}
-_JOB_TYPES = ("ci", "scheduled", "other", "merge", "exposure_sync", "adaptive", "hybrid")
 
 
-class Cloud:
-    """The truth about one sandbox; ``changed`` is notified whenever it changes.
-
-    All methods may be called from any thread.
-    """
-
-    def __init__(
-        self, store: Store, *, clock: Clock, behaviour: Behaviour, state_dir: Path
-    ) -> None:
-        self.store = store
-        self.clock = clock
-        self.behaviour = behaviour
-        self.state_dir = state_dir
-        self.connection_name = "DuckDB"
-        self.changed = threading.Condition(store.lock)
-
-    def now(self) -> str:
-        return to_text(self.clock.now())
-
-    def step_dir(self, run_id: int, index: int) -> Path:
-        """Where logs and artifacts of a step lie: ``console.log``, ``dbt.log``, ``target/``."""
-        return self.state_dir / "runs" / str(run_id) / str(index)
-
-    # -- what is there ---------------------------------------------------------------------
-
-    def find(self, kind: str, row_id: int, **belongs: Any) -> Doc:
-        """A document that exists, is not deleted and belongs where the caller says.
-
-        Raises: Refusal 404.
-        """
-        doc = self.store.get(kind, row_id)
-        if doc is None or doc.get("state", 1) != 1:
-            raise not_found()
-        if any(doc.get(field) != value for field, value in belongs.items()):
-            raise not_found()
-        return doc
-
-    def create_account(self, name: str, **fields: Any) -> Doc:
-        account_id = fields.pop("id", None)
-        return self._created(
-            "accounts",
-            {
-                "name": name,
-                "plan": "enterprise",
-                "state": 1,
-                "run_slots": 5,
-                "queue_limit": 50,
-                "run_duration_limit_seconds": 86400,
-                "pod_memory_request_mebibytes": 600,
-                "locked": False,
-                "lock_reason": None,
-                "lock_cause": None,
-                "unlocked_at": None,
-                "run_locked_until": None,
-                "developer_seats": 1,
-                "read_only_seats": 0,
-                "it_seats": 0,
-                "identifier": "act_sandbox",
-                "static_subdomain": None,
-                "vanity_subdomain": None,
-                **fields,
-            },
-            account_id,
-        )
-
-    def create_project(self, account_id: int, name: str, **fields: Any) -> Doc:
-        project_id = fields.pop("id", None)
-        return self._created(
-            "projects",
-            {
-                "account_id": account_id,
-                "name": name,
-                "description": None,
-                "connection_id": None,
-                "repository_id": None,
-                "semantic_layer_config_id": None,
-                "state": 1,
-                "dbt_project_subdirectory": None,
-                "docs_job_id": None,
-                "freshness_job_id": None,
-                "type": 0,
-                **fields,
-            },
-            project_id,
-        )
-
-    def create_environment(self, account_id: int, project_id: int, name: str, **fields: Any) -> Doc:
-        environment_id = fields.pop("id", None)
-        return self._created(
-            "environments",
-            {
-                "account_id": account_id,
-                "project_id": project_id,
-                "name": name,
-                "type": "deployment",
-                "deployment_type": None,
-                "dbt_version": DEFAULT_VERSION,
-                "raw_dbt_version": DEFAULT_VERSION,
-                "credentials_id": None,
-                "connection_id": None,
-                "extended_attributes_id": None,
-                "primary_profile_id": None,
-                "use_custom_branch": False,
-                "custom_branch": None,
-                "supports_docs": True,
-                "is_deferrable": False,
-                "enable_model_query_history": False,
-                "enable_dbt_state": False,
-                "state": 1,
-                **fields,
-            },
-            environment_id,
-        )
-
-    def create_job(self, account_id: int, body: Mapping[str, Any]) -> Doc:
-        """Raises: Refusal 400 for missing or malformed fields, 404 for unknown ids."""
-        doc = self._job_fields(account_id, {**_JOB_DEFAULTS, **_given(body)})
-        return self._created("jobs", {**doc, "account_id": account_id, "state": 1})
+class Cloud(Catalog):
+    """The whole truth about one sandbox. All methods may be called from any thread."""
 
     def update_job(self, job: Doc, body: Mapping[str, Any]) -> Doc:
-        """Fields left out stay as they are (whether the service resets them is not known)."""
-        merged = self._job_fields(job["account_id"], {**job, **_given(body)})
-        if merged.get("state") == 2:
-            return self.delete_job(job)
-        with self.changed, self.store.transaction():
-            merged.update(id=job["id"], account_id=job["account_id"], updated_at=self.now())
-            merged["run_failure_count"] = 0
-            merged["deactivated"] = False
-            return self.store.update("jobs", job["id"], **merged)
+        """As ``Catalog.update_job``; state 2 means deletion."""
+        return self.delete_job(job) if body.get("state") == 2 else super().update_job(job, body)
 
     def delete_job(self, job: Doc) -> Doc:
         """Mark it deleted; its active runs are cancelled, its history stays."""
@@ -224,48 +60,6 @@ class Cloud:
                 self.cancel(run["id"], message="The job of this run was deleted.")
             self.changed.notify_all()
             return deleted
-
-    def _created(self, kind: str, doc: Doc, row_id: int | None = None) -> Doc:
-        with self.changed:
-            now = self.now()
-            return self.store.insert(
-                kind, {**doc, "created_at": now, "updated_at": now}, row_id=row_id
-            )
-
-    def _job_fields(self, account_id: int, body: Doc) -> Doc:
-        missing = {
-            field: ["This field is required."]
-            for field in ("name", "project_id", "environment_id")
-            if body.get(field) in (None, "")
-        }
-        if missing:
-            raise Refusal(400, f"Missing: {', '.join(sorted(missing))}.", missing)
-        project_id = whole_number("project_id", body["project_id"])
-        environment_id = whole_number("environment_id", body["environment_id"])
-        self.find("projects", project_id, account_id=account_id)
-        self.find("environments", environment_id, project_id=project_id)
-        steps = body["execute_steps"]
-        if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
-            raise Refusal(
-                400, "execute_steps: a list of commands is needed.", {"execute_steps": ["Invalid."]}
-            )
-        triggers = {**_JOB_DEFAULTS["triggers"], **(body["triggers"] or {})}
-        job_type = body.get("job_type") or _derived_job_type(triggers)
-        if job_type not in _JOB_TYPES:
-            raise Refusal(400, f"job_type: {job_type!r} is not one of {_JOB_TYPES}.")
-        execution = {**_JOB_DEFAULTS["execution"], **(body["execution"] or {})}
-        settings = {**_JOB_DEFAULTS["settings"], **(body["settings"] or {})}
-        whole_number("execution.timeout_seconds", execution["timeout_seconds"])
-        whole_number("settings.threads", settings["threads"])
-        return {
-            **body,
-            "project_id": project_id,
-            "environment_id": environment_id,
-            "triggers": triggers,
-            "execution": execution,
-            "settings": settings,
-            "job_type": job_type,
-        }
 
     # -- triggering ------------------------------------------------------------------------
 
@@ -483,26 +277,6 @@ class Cloud:
             self.changed.notify_all()
             return int(run["id"])
 
-    def variables(self, run: Doc) -> dict[str, str]:
-        """The environment variables of a run: job over environment over project.
-
-        docs: build/environment-variables
-        """
-        found: dict[str, str] = {}
-        where = {"project_id": run["project_id"]}
-        by_scope: dict[str, list[Doc]] = {"project": [], "environment": [], "job": []}
-        for doc in self.store.select("variables", where):
-            by_scope.setdefault(doc["type"], []).append(doc)
-        for doc in by_scope["project"]:
-            found[doc["name"]] = doc["raw_value"]
-        for doc in by_scope["environment"]:
-            if doc["environment_id"] == run["environment_id"]:
-                found[doc["name"]] = doc["raw_value"]
-        for doc in by_scope["job"]:
-            if doc["job_definition_id"] == run["job_definition_id"]:
-                found[doc["name"]] = doc["raw_value"]
-        return found
-
     # -- the state machine -----------------------------------------------------------------
 
     def steps(self, run_id: int) -> list[Doc]:
@@ -675,24 +449,6 @@ class Cloud:
 
 def _after(moment: datetime, seconds: float) -> str:
     return to_text(moment + timedelta(seconds=seconds))
-
-
-def _given(body: Mapping[str, Any]) -> Doc:
-    """A client's fields without those it may not set."""
-    fixed = ("id", "created_at", "updated_at", "account", "project", "environment")
-    return {
-        key: value
-        for key, value in body.items()
-        if key not in fixed and not (value is None and key in _JOB_DEFAULTS)
-    }
-
-
-def _derived_job_type(triggers: Mapping[str, Any]) -> str:
-    if triggers.get("github_webhook") or triggers.get("git_provider_webhook"):
-        return "ci"
-    if triggers.get("on_merge"):
-        return "merge"
-    return "scheduled" if triggers.get("schedule") else "other"
 
 
 def _trigger_fields(body: Mapping[str, Any]) -> Doc:

@@ -56,19 +56,21 @@ class Store:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        for kind, fields in KINDS.items():
-            columns = "".join(
-                f""", "{field}" GENERATED ALWAYS AS (json_extract(doc, '$.{field}')) VIRTUAL"""
-                for field in fields
-            )
-            self._db.execute(
-                f"CREATE TABLE IF NOT EXISTS {kind}"
-                f"(id INTEGER PRIMARY KEY AUTOINCREMENT, doc TEXT NOT NULL{columns})"
-            )
-            for field in fields:
-                self._db.execute(
-                    f'CREATE INDEX IF NOT EXISTS {kind}_{field} ON {kind}("{field}", id)'
-                )
+        with self.transaction():
+            for kind, fields in KINDS.items():
+                self._create(kind, fields)
+
+    def _create(self, kind: str, fields: Sequence[str]) -> None:
+        columns = "".join(
+            f""", "{field}" GENERATED ALWAYS AS (json_extract(doc, '$.{field}')) VIRTUAL"""
+            for field in fields
+        )
+        self._db.execute(
+            f"CREATE TABLE IF NOT EXISTS {kind}"
+            f"(id INTEGER PRIMARY KEY AUTOINCREMENT, doc TEXT NOT NULL{columns})"
+        )
+        for field in fields:
+            self._db.execute(f'CREATE INDEX IF NOT EXISTS {kind}_{field} ON {kind}("{field}", id)')
 
     def close(self) -> None:
         with self.lock:

@@ -46,9 +46,8 @@ def from_text(text: str) -> datetime:
 
     Raises: ValueError.
     """
-    text = text.strip().replace(" ", "T", 1)
     # A "+" of the query string that nobody encoded arrives as a blank.
-    text = re.sub(r"(\d) (\d\d:?\d\d)$", r"\1+\2", text)
+    text = re.sub(r"(\d:[\d.]+) (\d\d:?\d\d)$", r"\1+\2", text.strip()).replace(" ", "T", 1)
     text = re.sub(r"[zZ]$", "+00:00", text)
     # fromisoformat of Python 3.10 wants three or six digits.
     text = re.sub(r"\.(\d+)", lambda m: "." + m[1][:6].ljust(6, "0"), text)

@@ -1,2 +1,3 @@
 {{ config(materialized='table') }}
-select count(distinct sin(range)) as n from range({{ var('slow_rows') }})
+select sum(sin(range)) as n
+from range({{ var('slow_rows', env_var('DBT_TINY_SLOW_ROWS', '0')) }})
