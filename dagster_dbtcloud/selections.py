@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -123,14 +125,54 @@ def build_dbt_asset_selection(
         )
     assets: list[dg.AssetKey] = []
     checks: list[dg.AssetCheckKey] = []
+    of_sources: list[dg.AssetCheckKey] = []
+    declared: set[dg.AssetCheckKey] = set()
     for item in dbt_assets:
         wanted = selected[specs_of(item).manifest.digest]
-        if isinstance(item, dg.AssetsDefinition):
-            assets += [s.key for s in item.specs if _unique_id(s) in wanted]
-            checks += [c.key for c in item.check_specs if _unique_id(c) in wanted]
-        elif _unique_id(item) in wanted:
-            assets.append(item.key)
-    return dg.AssetSelection.assets(*assets).without_checks() | dg.AssetSelection.checks(*checks)
+        if isinstance(item, dg.AssetSpec):
+            assets += [item.key] * (_unique_id(item) in wanted)
+            continue
+        assets += [spec.key for spec in item.specs if _unique_id(spec) in wanted]
+        declared.update(item.check_keys)
+        for check in item.check_specs:
+            if _unique_id(check) in wanted:
+                (checks if check.asset_key in item.keys else of_sources).append(check.key)
+    selection = dg.AssetSelection.assets(*assets).without_checks()
+    if checks:
+        selection |= dg.AssetSelection.checks(*checks)
+    if of_sources:
+        selection |= _SourceChecks(frozenset(of_sources), frozenset(declared))
+    return selection
+
+
+@dataclass(frozen=True)
+class _SourceChecks(dg.AssetSelection):
+    """Checks on sources, wherever Dagster has moved them.
+
+    When all definitions are known, Dagster takes a source for the asset that has its table name,
+    and moves its checks there; a plain selection of the keys they had would be refused.
+    """
+
+    wanted: frozenset[dg.AssetCheckKey]
+    declared: frozenset[dg.AssetCheckKey]
+
+    def resolve_inner(
+        self,
+        asset_graph: Any,  # noqa: ARG002
+        allow_missing: bool,  # noqa: ARG002
+    ) -> AbstractSet[dg.AssetKey]:
+        return frozenset()
+
+    def resolve_checks_inner(
+        self,
+        asset_graph: Any,
+        allow_missing: bool,  # noqa: ARG002
+    ) -> AbstractSet[dg.AssetCheckKey]:
+        present: AbstractSet[dg.AssetCheckKey] = asset_graph.asset_check_keys
+        moved = {key.name for key in self.wanted - present}
+        return (self.wanted & present) | {
+            key for key in present - self.declared if key.name in moved
+        }
 
 
 def build_schedule_from_dbt_selection(

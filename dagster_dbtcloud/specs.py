@@ -60,7 +60,9 @@ class DbtSpecs:
     """What one definition holds of a manifest.
 
     ``asset_keys`` and ``check_keys`` are by unique id, for what has a spec here; ``source_keys``
-    are those of all sources. ``selected`` is all that dbt's selection took, of any type.
+    are those of all sources. ``selected`` is all that dbt's selection took, of any type. ``whole``
+    is what Dagster takes when asked for all of it: the assets and their checks, but not the checks
+    of sources, because those are checks of assets that are not the definition's.
     """
 
     manifest: Manifest
@@ -70,6 +72,7 @@ class DbtSpecs:
     check_keys: Mapping[str, dg.AssetCheckKey]
     source_keys: Mapping[str, dg.AssetKey] = field(default_factory=dict, repr=False)
     selected: frozenset[str] = field(default=frozenset(), repr=False)
+    whole: frozenset[str] | None = field(default=None, repr=False)
     translator: DagsterDbtTranslator = field(
         default_factory=DagsterDbtTranslator, repr=False, compare=False
     )
@@ -106,14 +109,17 @@ def build_specs(
             upstream.update(dict.fromkeys(reading.upstream(unique_id)))
     _refuse_shared_keys(manifest, reading, asset_specs, upstream)
     checks = _checks(manifest, reading, selected, asset_specs, upstream)
+    asset_keys = {unique_id: spec.key for unique_id, spec in asset_specs.items()}
+    own_keys = frozenset(asset_keys.values())
     specs = DbtSpecs(
         manifest=manifest,
         asset_specs=tuple(asset_specs.values()),
         check_specs=tuple(checks.values()),
-        asset_keys={unique_id: spec.key for unique_id, spec in asset_specs.items()},
+        asset_keys=asset_keys,
         check_keys={unique_id: spec.key for unique_id, spec in checks.items()},
         source_keys={unique_id: reading.key(unique_id) for unique_id in reading.sources()},
         selected=selected,
+        whole=frozenset(asset_keys).union(i for i, c in checks.items() if c.asset_key in own_keys),
         translator=translator,
     )
     _register(specs)
@@ -343,10 +349,11 @@ def node_args(
     """Return the arguments with which a dbt command takes exactly the nodes ``unique_ids``.
 
     For all that the definition holds these are its own ``--select``, ``--exclude`` or
-    ``--selector``. For a part they are the nodes' names while that is short, else whatever is
-    shortest of whole folders, names, and the definition's own selection without the rest. Every
-    form but the first was found exact by our own selection engine, and fixes the mode of indirect
-    selection. Where the translator makes no checks, tests run with their assets, as in the whole.
+    ``--selector``, whether or not the checks of sources are named. For a part they are the nodes'
+    names while that is short, else whatever is shortest of whole folders, names, and the
+    definition's own selection without the rest. Every form but the first was found exact by our
+    own selection engine, and fixes the mode of indirect selection. Where the translator makes no
+    checks, tests run with their assets, as in the whole.
 
     Raises: SelectionError if ``unique_ids`` is empty, or dbt's selection cannot tell them apart.
     """
@@ -357,7 +364,10 @@ def node_args(
             text="",
             hint="Select at least one asset or check of the definition.",
         )
-    if wanted >= specs.asset_keys.keys() | specs.check_keys.keys():
+    whole = specs.whole
+    if whole is None:
+        whole = frozenset((*specs.asset_keys, *specs.check_keys))
+    if wanted >= whole:
         return _own_args(select, exclude, selector)
     return _Part(specs, wanted, select.split(), exclude.split(), selector).args()
 
