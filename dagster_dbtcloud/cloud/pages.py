@@ -37,6 +37,13 @@ class Page(Generic[RowT]):
     rows: tuple[RowT, ...]
     total_count: int | None = None
 
+    def ends_at(self, offset: int) -> bool | None:
+        """Tell whether no rows follow this page; None if the count is missing or cannot be true."""
+        reached = offset + len(self.rows)
+        if self.total_count is None or self.total_count < reached:
+            return None if self.rows else True
+        return reached == self.total_count
+
 
 Fetch = Callable[[Mapping[str, int]], Page[RowT]]
 
@@ -51,9 +58,7 @@ def by_id(fetch: Fetch[RowT], *, page_size: int, above: int | None = None) -> It
         mark = {} if last is None else {"id__gt": last}
         page = fetch({"limit": page_size, **mark})
         fresh = [row for row in page.rows if last is None or row.id > last]
-        ended = not page.rows or (
-            page.total_count is not None and len(page.rows) >= page.total_count
-        )
+        ended = not page.rows or page.ends_at(0)
         if not ended:
             ids = [row.id for row in page.rows]
             if not fresh:
@@ -106,11 +111,8 @@ def by_offset(fetch: Fetch[RowT], *, page_size: int) -> Iterator[RowT]:
             probe = fetch({"limit": limit, "offset": offset + _FAR_AHEAD * limit})
             if probe.rows and probe.rows[0].id == before:
                 raise PagingError("the server does not heed 'offset'")
-        if page.total_count is not None:
-            ended = offset + len(ids) >= page.total_count
-        else:
-            ended = len(ids) == 1 and stale > 0
-        if ended:
+        ended = page.ends_at(offset)
+        if ended or (ended is None and len(ids) == 1 and stale > 0):
             return
         before = ids[0]
         overlapping = len(ids) > 1

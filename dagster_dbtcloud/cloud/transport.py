@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.answer import Answer
 from dagster_dbtcloud.cloud.secret import Secret
 from dagster_dbtcloud.cloud.urls import is_loopback
@@ -20,6 +21,7 @@ from dagster_dbtcloud.errors import ApiConnectionError, ApiError, ApiResponseErr
 # Seconds; below the 60 after which load balancers commonly drop a quiet connection.
 _KEEP_ALIVE = 30.0
 _LONGEST_DETOUR = 5  # redirects in a row
+_SLOWEST = 1_000  # bytes a second; an answer that only drips would never end, nor ever time out
 
 _NEVER_SENT = (
     httpx.ConnectError,
@@ -58,10 +60,12 @@ class Transport:
         secret: Secret,
         timeout: float,
         user_agent: str,
+        clock: Clock,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._secret = secret
         self._timeout = timeout
+        self._clock = clock
         home = httpx.URL(access_url)
         fault = None
         try:
@@ -133,8 +137,12 @@ class Transport:
         try:
             # BytesIO gives its buffer away without a copy: a manifest can have 500 MB.
             body = io.BytesIO()
+            started = self._clock.monotonic()
             for chunk in response.iter_bytes():
                 body.write(chunk)
+                elapsed = self._clock.monotonic() - started
+                if elapsed > self._timeout and body.tell() < elapsed * _SLOWEST:
+                    raise httpx.ReadTimeout("the answer only drips", request=request)
         finally:
             response.close()
         announced = response.headers.get("content-length", "")
@@ -164,7 +172,7 @@ class Transport:
                 url=url,
             )
         if isinstance(error, httpx.TimeoutException):
-            text = f"nothing came within {self._timeout:g} s"
+            text = f"nothing, or too little, came within {self._timeout:g} s"
         hint = ""
         if "CERTIFICATE_VERIFY_FAILED" in text:
             hint = "; if your network inspects TLS, set SSL_CERT_FILE to its CA bundle"

@@ -482,7 +482,7 @@ def test_a_refusal_is_raised_at_once_and_says_what_to_do(
         ),
         (httpx.Response(400, text="plain\nwords"), "plain words"),
         (httpx.Response(400, content=b"\xff\xfe"), "\ufffd\ufffd"),
-        (httpx.Response(400, json={"status": "odd", "data": 5}), '{"status":"odd","data":5}'),
+        (httpx.Response(400, text='{"status": "odd", "data": 5}'), '{"status": "odd", "data": 5}'),
         (httpx.Response(400, json=[1]), "[1]"),
         (httpx.Response(400), "refused."),
     ],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
+import signal
+import socket
 import ssl
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -225,7 +227,7 @@ def test_a_proxy_is_not_asked_for_this_machine(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("SSL_CERT_FILE", __file__),
         ("HTTPS_PROXY", "gopher://me:s3cr3t@proxy.example.com"),
         ("HTTPS_PROXY", "http://me:s3cr3t@proxy.example.com:s3cr3t"),
     ],
@@ -282,17 +284,45 @@ def test_the_ca_bundle_of_the_environment_is_used(
         assert client.requests_made == 1
 
 
-def test_an_interrupt_passes_through(make_client: MakeClient) -> None:
-    """Ctrl-C, or Dagster's end of a step, is not an error of the network; nothing stays open."""
+def test_an_answer_that_drips_is_given_up(make_client: MakeClient, clock: ManualClock) -> None:
+    """A byte now and then never times out by itself; below 1,000 a second it is no answer."""
 
-    def interrupt(*_: Any) -> Any:
+    def drip(connection: socket.socket) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        connection.settimeout(0.005)
+        for _ in range(1000):
+            clock.advance(5.0)
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(b" " * 10)
+                return bool(connection.recv(1))
+        return False
+
+    with Wire(drip, reply(ACCOUNT)) as wire:
+        client = make_client(access_url=wire.url, timeout=30.0)
+        assert client.account().id == 4242
+        assert len(wire.heads) == 2
+        client.close()
+        assert wire.drained()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers on this system")
+def test_an_interrupt_passes_through(make_client: MakeClient) -> None:
+    """Ctrl-C, or Dagster's end of a step, while waiting for an answer; nothing stays open."""
+
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with Wire(reply(ACCOUNT)) as wire:
+    with Wire(silence, reply(ACCOUNT)) as wire:
         client = make_client(access_url=wire.url)
-        client.account()
-        broken = make_client(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            broken.account()
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                client.account()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert not [entry for entry in caught.traceback if "httpcore" in str(entry.path)]
+        assert client.account().id == 4242
         client.close()
         assert wire.drained()
