@@ -1,4 +1,4 @@
-"""`@dbt_cloud_assets` on real dbt: what Dagster selects is what dbt runs, and what it did is told."""
+"""`@dbt_cloud_assets` on real dbt: what Dagster selects is what dbt runs, and it is told."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -161,7 +161,8 @@ def test_a_subset_runs_exactly_that(
     assert done.success
     assert set(done.assets) == assets
     assert done.checks.keys() == checks
-    artifact = project.workspace.get_client().artifact(sandbox.runs()[-1]["id"], "run_results.json")
+    with project.workspace.get_client() as client:
+        artifact = client.artifact(sandbox.runs()[-1]["id"], "run_results.json")
     assert len(json.loads(artifact)["results"]) == len(assets) + len(checks)
 
 
@@ -241,7 +242,7 @@ def test_a_failed_model(project: Project, sandbox: Sandbox) -> None:
     failure = done.failure.user_failure_data
     assert "model.tiny.orders" in failure.description
     assert "no_such_column" in failure.description
-    table = failure.metadata["failed_nodes"].value
+    table = failure.metadata["failed_nodes"].records
     assert [record.data["node"] for record in table] == ["model.tiny.orders"]
     assert failure.metadata["dbt_cloud_run"].value == sandbox.runs()[-1]["href"]
     assert not any(asset == "customers" for asset, _ in done.checks)
@@ -249,7 +250,7 @@ def test_a_failed_model(project: Project, sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("severity", ["error", "warn"])
 def test_a_failed_test(project: Project, severity: str) -> None:
-    """A failed test is a failed check with its rows; as an error it fails the step as it did dbt."""
+    """A failed test is a failed check with its rows; as an error it fails the step, too."""
     words = json.dumps({"min_amount": 15, "amount_severity": severity})
     done = project.run("build", "--vars", words, selection=dg.AssetSelection.assets("orders"))
     check = done.checks[("orders", "amounts_are_large_enough")]

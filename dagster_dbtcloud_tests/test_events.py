@@ -45,6 +45,10 @@ def entry(unique_id: str, status: str, **more: Any) -> dict[str, Any]:
     return {"unique_id": unique_id, "status": status, "timing": [], "execution_time": 1.5, **more}
 
 
+def plain(rendered: Any) -> dict[str, Any]:
+    return {key: value.value for key, value in rendered.metadata.items()}
+
+
 def only(status: str, unique_id: str = "model.shop.orders", **more: Any) -> Outcome:
     (outcome,) = interpret(results(entry(unique_id, status, **more)), DECLARED, RUN).outcomes
     return outcome
@@ -95,7 +99,7 @@ def test_what_became_of_a_test(status: str, passed: bool, severity: dg.AssetChec
     for rendered in (as_step_result(outcome), as_log_event(outcome)):
         assert isinstance(rendered, dg.AssetCheckResult | dg.AssetCheckEvaluation)
         assert (rendered.passed, rendered.severity) == (passed, severity)
-        assert rendered.metadata["failed_row_count"].value == 3
+        assert plain(rendered)["failed_row_count"] == 3
         assert rendered.description == "Got 3 results"
 
 
@@ -128,8 +132,7 @@ def test_metadata_tells_what_people_look_for() -> None:
     )
     result = as_step_result(outcome)
     assert isinstance(result, dg.MaterializeResult)
-    metadata = {key: value.value for key, value in (result.metadata or {}).items()}
-    assert metadata == {
+    assert plain(result) == {
         "unique_id": "model.shop.orders",
         "status": "success",
         "dbt_cloud_run": "https://dbt.example/runs/900123",

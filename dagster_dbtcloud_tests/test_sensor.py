@@ -1,0 +1,447 @@
+"""The polling sensor on a sandbox with history: what dbt Cloud did is told, and told once."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dagster_dbtcloud import (
+    DbtCloudWorkspace,
+    build_dbt_cloud_polling_sensor,
+    dbt_cloud_assets,
+    load_dbt_cloud_asset_specs,
+)
+from dagster_dbtcloud.cloud.models import Run
+from dagster_dbtcloud.errors import AuthenticationError
+from dagster_dbtcloud.invocation import Marker
+from dagster_dbtcloud.sandbox import Fault, PastStep, Sandbox
+from dagster_dbtcloud.sensor import OVERLAP, PATIENCE, Cursor
+from dagster_dbtcloud_tests.conftest import SkippingClock
+
+CUSTOMERS = "model.tiny.customers"
+ORDERS = "model.tiny.orders"
+
+
+def run_results(*entries: tuple[str, str], which: str = "build", **metadata: Any) -> bytes:
+    return json.dumps(
+        {
+            "metadata": {
+                "dbt_schema_version": "https://schemas.getdbt.com/dbt/run-results/v6.json",
+                "invocation_id": "inv-1",
+                **metadata,
+            },
+            "args": {"which": which},
+            "elapsed_time": 1.0,
+            "results": [
+                {
+                    "unique_id": unique_id,
+                    "status": status,
+                    "timing": [],
+                    "execution_time": 1.0,
+                    "message": f"dbt says {status}",
+                    "failures": None,
+                    "adapter_response": {},
+                }
+                for unique_id, status in entries
+            ],
+        }
+    ).encode()
+
+
+def step(command: str, *entries: tuple[str, str], **more: Any) -> PastStep:
+    """A step of the past and the results it left."""
+    which = command.split()[1]
+    return PastStep(
+        command, artifacts={"run_results.json": run_results(*entries, which=which)}, **more
+    )
+
+
+class Observer:
+    """A code location with a polling sensor, ticked by hand."""
+
+    def __init__(self, workspace: DbtCloudWorkspace, instance: dg.DagsterInstance) -> None:
+        @dbt_cloud_assets(workspace=workspace)
+        def dbt_project(
+            context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace
+        ) -> Iterator[Any]:
+            yield from dbt_cloud.cli(["build"], context=context).wait()
+
+        self.workspace = workspace
+        self.instance = instance
+        self.assets = dbt_project
+        self.sensor = build_dbt_cloud_polling_sensor(workspace=workspace)
+        self.use(assets=[dbt_project])
+
+    def use(self, **definitions: Any) -> None:
+        defs = dg.Definitions(
+            sensors=[self.sensor], resources={"dbt_cloud": self.workspace}, **definitions
+        )
+        self.repository = defs.get_repository_def()
+        self.cursor: str | None = None
+        self.message = ""
+
+    def tick(self) -> list[Any]:
+        """Evaluate the sensor once; return its events, and store its cursor as the daemon does."""
+        with dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=self.repository
+        ) as context:
+            data = self.sensor.evaluate_tick(context)
+        self.cursor = data.cursor
+        self.message = data.skip_message or ""
+        return list(data.asset_events)
+
+
+def told(events: list[Any]) -> list[tuple[str, str]]:
+    """Each event as (kind, key), for comparing."""
+    words = {
+        dg.AssetMaterialization: "materialized",
+        dg.AssetObservation: "observed",
+        dg.AssetCheckEvaluation: "checked",
+    }
+    return [
+        (
+            words[type(event)],
+            event.check_name
+            if isinstance(event, dg.AssetCheckEvaluation)
+            else event.asset_key.to_user_string(),
+        )
+        for event in events
+    ]
+
+
+@pytest.fixture
+def observer(
+    workspace: DbtCloudWorkspace, instance: dg.DagsterInstance, clock: SkippingClock
+) -> Observer:
+    """Its first tick is done: what comes now is new. Older runs lie outside the overlap."""
+    clock.skip(3 * OVERLAP.total_seconds())
+    observer = Observer(workspace, instance)
+    assert observer.tick() == []
+    return observer
+
+
+def test_a_real_run_is_recorded_once(observer: Observer, sandbox: Sandbox, nightly: int) -> None:
+    """What dbt built and tested in dbt Cloud becomes materializations and check evaluations."""
+    run = sandbox.wait(sandbox.trigger(nightly, cause_category="scheduled"), timeout=120)
+    events = observer.tick()
+    kinds = told(events)
+    assert len([kind for kind, _ in kinds if kind == "materialized"]) == 6
+    assert len([kind for kind, _ in kinds if kind == "checked"]) == 7
+    assert len(kinds) == 13
+    assert {event.metadata["dbt_cloud_run_id"].value for event in events} == {run["id"]}
+    assert observer.message.startswith("1 run, 6 materializations, 7 checks")
+    assert observer.tick() == []
+    assert "nothing new" in observer.message
+
+
+def test_a_tick_without_news_costs_one_request(observer: Observer, sandbox: Sandbox) -> None:
+    """No manifest is loaded, no run is read again."""
+    sandbox.clear_requests()
+    observer.tick()
+    assert [request.path.rstrip("/").rsplit("/", 1)[1] for request in sandbox.requests] == ["runs"]
+
+
+def test_specs_without_an_executable_definition_are_enough(
+    observer: Observer, sandbox: Sandbox, nightly: int
+) -> None:
+    """Who only observes declares specs; checks that are not declared are named, not recorded."""
+    observer.use(assets=load_dbt_cloud_asset_specs(observer.workspace))
+    observer.tick()
+    sandbox.insert_run(
+        nightly, steps=[step("dbt build", (ORDERS, "success"), ("test.tiny.x.1", "pass"))]
+    )
+    assert told(observer.tick()) == [("materialized", "orders")]
+    assert "1 nodes not declared here: test.tiny.x.1" in observer.message
+
+
+def test_every_building_step_counts(observer: Observer, sandbox: Sandbox, nightly: int) -> None:
+    """A job of several commands, the last of which is docs, loses none of its steps."""
+    sandbox.insert_run(
+        nightly,
+        steps=[
+            step("dbt seed", ("seed.tiny.raw_orders", "success")),
+            step("dbt run", (ORDERS, "success"), (CUSTOMERS, "success")),
+            step("dbt compile", ("model.tiny.slow", "success")),
+            step("dbt docs generate", ("model.tiny.slow", "success")),
+        ],
+    )
+    assert told(observer.tick()) == [
+        ("materialized", "raw_orders"),
+        ("materialized", "orders"),
+        ("materialized", "customers"),
+    ]
+
+
+@pytest.mark.parametrize("command", ["dbt compile", "dbt parse", "dbt docs generate"])
+def test_a_run_that_builds_nothing_moves_the_cursor(
+    observer: Observer, sandbox: Sandbox, nightly: int, command: str
+) -> None:
+    """It is met once, and what finishes after it is not lost."""
+    sandbox.insert_run(nightly, steps=[step(command, (ORDERS, "success"))])
+    assert observer.tick() == []
+    sandbox.insert_run(nightly, steps=[step("dbt run", (ORDERS, "success"))])
+    assert told(observer.tick()) == [("materialized", "orders")]
+
+
+def test_a_failed_run_tells_what_it_built_and_what_failed(
+    observer: Observer, sandbox: Sandbox, nightly: int
+) -> None:
+    """Failed and skipped nodes are observations with dbt's message and the run's link."""
+    run_id = sandbox.insert_run(
+        nightly,
+        status=20,
+        steps=[
+            step(
+                "dbt build",
+                ("seed.tiny.raw_orders", "success"),
+                (ORDERS, "error"),
+                (CUSTOMERS, "skipped"),
+                status=20,
+            )
+        ],
+    )
+    events = observer.tick()
+    assert told(events) == [
+        ("materialized", "raw_orders"),
+        ("observed", "orders"),
+        ("observed", "customers"),
+    ]
+    assert events[1].metadata["message"].value == "dbt says error"
+    assert str(run_id) in events[1].metadata["dbt_cloud_run"].value
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"cause_category": "ci"},
+        {"github_pull_request_id": 7},
+        {"gitlab_merge_request_id": 7},
+        {"schema_override": "dbt_cloud_pr_7"},
+        {"target_name_override": "dev"},
+    ],
+    ids=lambda override: next(iter(override)),
+)
+def test_runs_that_are_not_production_are_left_out(
+    observer: Observer, sandbox: Sandbox, nightly: int, override: dict[str, Any]
+) -> None:
+    """A pull request's tables are not the tables that Dagster shows."""
+    sandbox.insert_run(nightly, steps=[step("dbt run", (ORDERS, "success"))], **override)
+    assert observer.tick() == []
+    assert "left out" in observer.message
+
+
+def test_our_own_run_is_not_recorded_twice(observer: Observer) -> None:
+    """A step that recorded its results has told it all."""
+    result = dg.materialize(
+        [observer.assets],
+        resources={"dbt_cloud": observer.workspace},
+        instance=observer.instance,
+        selection="slow",
+    )
+    assert result.success
+    assert observer.tick() == []
+    assert "recorded by the Dagster step" in observer.message
+
+
+@pytest.mark.parametrize(
+    ("status", "recorded"),
+    [(dg.DagsterRunStatus.STARTED, False), (dg.DagsterRunStatus.FAILURE, True)],
+    ids=["alive", "killed"],
+)
+def test_a_run_whose_step_died_is_recorded_here(
+    observer: Observer,
+    sandbox: Sandbox,
+    nightly: int,
+    status: dg.DagsterRunStatus,
+    recorded: bool,
+) -> None:
+    """While the step lives it will tell; when it was killed, the sensor does."""
+    dagster_run = observer.instance.create_run_for_job(
+        dg.define_asset_job("job").resolve(asset_graph=observer.repository.asset_graph),
+        status=status,
+    )
+    cause = Marker(dagster_run.run_id, "dbt_project", 0, 0).cause()
+    sandbox.insert_run(
+        nightly, cause=cause, cause_category="api", steps=[step("dbt run", (ORDERS, "success"))]
+    )
+    assert told(observer.tick()) == ([("materialized", "orders")] if recorded else [])
+    if not recorded:
+        observer.instance.report_run_failed(dagster_run)
+    assert told(observer.tick()) == ([] if recorded else [("materialized", "orders")])
+    assert observer.tick() == []
+
+
+def test_a_run_of_another_deployment_is_recorded(
+    observer: Observer, sandbox: Sandbox, nightly: int
+) -> None:
+    """Its Dagster run is unknown here."""
+    cause = Marker("11111111-2222-3333-4444-555555555555", "dbt_project", 0, 0).cause()
+    sandbox.insert_run(nightly, cause=cause, steps=[step("dbt run", (ORDERS, "success"))])
+    assert told(observer.tick()) == [("materialized", "orders")]
+
+
+def test_late_results_are_waited_for_and_nobody_waits_for_them(
+    observer: Observer, sandbox: Sandbox, nightly: int, clock: SkippingClock
+) -> None:
+    """A run without its artifacts is met again; the others go on; nothing is told twice."""
+    now = clock.now()
+    late = sandbox.insert_run(
+        nightly,
+        finished_at=now,
+        artifacts_at=now + timedelta(minutes=5),
+        steps=[step("dbt run", (ORDERS, "success"))],
+    )
+    sandbox.insert_run(
+        nightly,
+        finished_at=now + timedelta(seconds=1),
+        steps=[step("dbt run", (CUSTOMERS, "success"))],
+    )
+    assert told(observer.tick()) == [("materialized", "customers")]
+    assert f"waiting for the results of run {late}" in observer.message
+    assert observer.tick() == []
+    clock.skip(301)
+    assert told(observer.tick()) == [("materialized", "orders")]
+    assert observer.tick() == []
+
+
+def test_a_run_that_is_listed_late_is_not_lost(
+    observer: Observer, sandbox: Sandbox, nightly: int, clock: SkippingClock
+) -> None:
+    """It appears in the list after a run that finished later."""
+    now = clock.now()
+    sandbox.insert_run(
+        nightly,
+        finished_at=now,
+        listed_at=now + timedelta(minutes=2),
+        steps=[step("dbt run", (ORDERS, "success"))],
+    )
+    sandbox.insert_run(
+        nightly,
+        finished_at=now + timedelta(seconds=30),
+        steps=[step("dbt run", (CUSTOMERS, "success"))],
+    )
+    assert told(observer.tick()) == [("materialized", "customers")]
+    clock.skip(121)
+    assert told(observer.tick()) == [("materialized", "orders")]
+
+
+@pytest.mark.parametrize("content", [b"{", b"<html>", b"[]", b'{"metadata": {}}'])
+def test_a_damaged_result_stops_nobody(
+    observer: Observer,
+    sandbox: Sandbox,
+    nightly: int,
+    clock: SkippingClock,
+    content: bytes,
+) -> None:
+    """It is tried again for a while, then left, and named; the other runs go on meanwhile."""
+    bad = sandbox.insert_run(
+        nightly, steps=[PastStep("dbt run", artifacts={"run_results.json": content})]
+    )
+    sandbox.insert_run(nightly, steps=[step("dbt run", (ORDERS, "success"))])
+    assert told(observer.tick()) == [("materialized", "orders")]
+    assert observer.tick() == []
+    assert str(bad) in observer.message
+    clock.skip(PATIENCE.total_seconds())
+    assert observer.tick() == []
+    assert "not readable" in observer.message
+    assert f"run {bad}" in observer.message
+    assert observer.tick() == []
+    assert "nothing new" in observer.message
+
+
+def test_an_outage_ends_the_tick_and_loses_nothing(
+    observer: Observer, sandbox: Sandbox, nightly: int
+) -> None:
+    """What was read before it is told; the rest comes with a later tick."""
+    first = sandbox.insert_run(nightly, steps=[step("dbt run", (ORDERS, "success"))])
+    sandbox.insert_run(nightly, steps=[step("dbt run", (CUSTOMERS, "success"))])
+    number = sandbox.faults.add(Fault("status", status=503, path="*/runs/*", skip=3, count=None))
+    events = observer.tick()
+    assert told(events) == [("materialized", "orders")]
+    assert events[0].metadata["dbt_cloud_run_id"].value == first
+    assert "stopped early" in observer.message
+    sandbox.faults.remove(number)
+    assert told(observer.tick()) == [("materialized", "customers")]
+
+
+def test_a_dbt_cloud_that_is_down_keeps_the_cursor(observer: Observer, sandbox: Sandbox) -> None:
+    """The tick says so, and changes nothing."""
+    before = observer.cursor
+    sandbox.faults.add(Fault("lost", count=None))
+    assert observer.tick() == []
+    assert observer.cursor == before
+    assert "stopped early" in observer.message
+
+
+def test_a_refused_token_fails_the_tick(observer: Observer, sandbox: Sandbox) -> None:
+    """The user has to act, so the tick is red and says what to do."""
+    sandbox.faults.add(Fault("status", status=401, path="*/runs*", count=None))
+    with pytest.raises(AuthenticationError, match="401"):
+        observer.tick()
+
+
+def test_many_runs_with_one_finish_time(
+    observer: Observer, sandbox: Sandbox, nightly: int, clock: SkippingClock
+) -> None:
+    """More runs than a page holds, all finished in the same second: each is told once."""
+    now = clock.now()
+    runs = [
+        sandbox.insert_run(nightly, finished_at=now, steps=[step("dbt run", (ORDERS, "success"))])
+        for _ in range(130)
+    ]
+    events = observer.tick() + observer.tick() + observer.tick()
+    assert sorted(event.metadata["dbt_cloud_run_id"].value for event in events) == runs
+
+
+def test_partitioned_assets_get_the_partition_that_a_function_finds(
+    observer: Observer, sandbox: Sandbox, nightly: int
+) -> None:
+    """Without one, a run of a partitioned asset is an observation, not a lie about a partition."""
+    daily = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-02-01")
+    specs = [
+        spec.replace_attributes(partitions_def=daily)
+        for spec in load_dbt_cloud_asset_specs(observer.workspace)
+    ]
+    built = [step("dbt run", (ORDERS, "success"))]
+    observer.use(assets=specs)
+    observer.tick()
+    sandbox.insert_run(nightly, steps=built)
+    assert told(observer.tick()) == [("observed", "orders")]
+    observer.sensor = build_dbt_cloud_polling_sensor(
+        workspace=observer.workspace,
+        partition_key_fn=lambda _run, args: str(args["which"] == "run" and "2026-01-02"),
+    )
+    sandbox.insert_run(nightly, steps=built)
+    (event,) = observer.tick()
+    assert event.partition == "2026-01-02"
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"version": 1}', "[]", '{"last": 3}'])
+def test_a_cursor_that_is_not_ours_starts_anew(text: str) -> None:
+    """Another library's cursor, or a broken one, does not stop the sensor for ever."""
+    assert Cursor.from_json(text) is None
+
+
+def test_the_cursor_stays_small() -> None:
+    """Only runs within the overlap are remembered."""
+    start = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
+    cursor = Cursor(start)
+    for number in range(10_000):
+        cursor = cursor.after(Run(id=number, finished_at=start + timedelta(minutes=number)))
+    assert len(cursor.to_json()) < 2_000
+    assert Cursor.from_json(cursor.to_json()) == cursor
+
+
+def test_the_name_is_safe_and_needs_no_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A definition's name is made without resolving anything."""
+    monkeypatch.delenv("DBT_CLOUD_PROJECT_ID", raising=False)
+    workspace = DbtCloudWorkspace(
+        account_id=1, token="t", project_id=dg.EnvVar("DBT_CLOUD_PROJECT_ID")
+    )
+    sensor = build_dbt_cloud_polling_sensor(workspace=workspace)
+    assert sensor.name == "dbt_cloud_DBT_CLOUD_PROJECT_ID_polling_sensor"
