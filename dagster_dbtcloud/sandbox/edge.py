@@ -72,20 +72,7 @@ class Edge:
         if scope["type"] != "http" or scope["path"].startswith(CONTROL):
             await self._app(scope, receive, send)
             return
-        request = _Request(self, scope, receive, send)
-        try:
-            await request.handle()
-        finally:
-            self._log.add(
-                RequestRecord(
-                    method=scope["method"],
-                    path=scope["path"],
-                    query=scope["query_string"].decode("latin-1"),
-                    at=request.at,
-                    status=request.status,
-                    effect=request.effect,
-                )
-            )
+        await _Request(self, scope, receive, send).handle()
 
 
 class _Request:
@@ -94,7 +81,6 @@ class _Request:
         # Without its extensions a file comes as plain body messages, which we can cut.
         self.scope = {**scope, "extensions": {}}
         self.at = wire.to_text(edge._clock.now())
-        self.status: int | None = None
         self.effect = False
 
     async def handle(self) -> None:
@@ -116,14 +102,28 @@ class _Request:
         if fault.after_effect:
             await self._pass(_nowhere)
         if fault.kind in ("lost", "reset"):
+            self._note(None)
             await self._hang_up(reset=fault.kind == "reset")
         else:
             await _spoilt_answer(fault)(self.scope, self.receive, self.send)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self._note(message["status"])
         await self._send(message)
+
+    def _note(self, status: int | None) -> None:
+        """Write the request log, before the client can know: it may look there next."""
+        self.edge._log.add(
+            RequestRecord(
+                method=self.scope["method"],
+                path=self.scope["path"],
+                query=self.scope["query_string"].decode("latin-1"),
+                at=self.at,
+                status=status,
+                effect=self.effect,
+            )
+        )
 
     async def _pass(self, send: Send) -> None:
         self.effect = True

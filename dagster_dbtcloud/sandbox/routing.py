@@ -116,7 +116,7 @@ class Call:
                     f"{name}__range: two dates are needed.",
                     {f"{name}__range": ["Not a valid range."]},
                 ) from None
-            found.append((f'"{name}" BETWEEN ? AND ?', (first, last)))
+            found.append((f"[{name}] BETWEEN ? AND ?", (first, last)))
         return found
 
     def page(

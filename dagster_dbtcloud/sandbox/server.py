@@ -424,6 +424,16 @@ class _Server(uvicorn.Server):
         self.ready.set()
         await self._over.wait()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Without uvicorn's pause where no connection is left: tests make many sandboxes."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0)
+        if self.server_state.connections:
+            await super().shutdown(sockets)
+
     def end(self) -> None:
         """Callable from any thread once ``ready``."""
         if self._loop is not None and self._over is not None:

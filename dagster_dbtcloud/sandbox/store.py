@@ -30,7 +30,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     ),
     "jobs": ("account_id", "project_id", "environment_id", "state", "name", "created_at"),
     "variables": ("account_id", "project_id", "environment_id", "job_definition_id", "name"),
-    "tokens": ("secret",),
+    "tokens": ("account_id", "name", "secret"),
     "runs": (
         "account_id",
         "project_id",
@@ -62,7 +62,7 @@ class Store:
 
     def _create(self, kind: str, fields: Sequence[str]) -> None:
         columns = "".join(
-            f""", "{field}" GENERATED ALWAYS AS (json_extract(doc, '$.{field}')) VIRTUAL"""
+            f""", [{field}] GENERATED ALWAYS AS (json_extract(doc, '$.{field}')) VIRTUAL"""
             for field in fields
         )
         self._db.execute(
@@ -70,7 +70,7 @@ class Store:
             f"(id INTEGER PRIMARY KEY AUTOINCREMENT, doc TEXT NOT NULL{columns})"
         )
         for field in fields:
-            self._db.execute(f'CREATE INDEX IF NOT EXISTS {kind}_{field} ON {kind}("{field}", id)')
+            self._db.execute(f"CREATE INDEX IF NOT EXISTS {kind}_{field} ON {kind}([{field}], id)")
 
     def close(self) -> None:
         with self.lock:
@@ -150,7 +150,7 @@ class Store:
             raise ValueError(f"{kind} are not ordered by {field!r}")
         sql = (
             f"SELECT doc FROM {kind}{clause} "  # noqa: S608
-            f'ORDER BY "{field}" {turn}, id {turn} LIMIT ? OFFSET ?'
+            f"ORDER BY [{field}] {turn}, id {turn} LIMIT ? OFFSET ?"
         )
         with self.lock:
             rows = self._db.execute(sql, (*values, limit, offset)).fetchall()
@@ -175,16 +175,17 @@ class Store:
     def _where(
         where: Mapping[str, Any] | None, also: Sequence[tuple[str, Sequence[Any]]]
     ) -> tuple[str, list[Any]]:
+        # In brackets: a name in double quotes that SQLite does not know would be a text to it.
         parts: list[str] = []
         values: list[Any] = []
         for field, value in (where or {}).items():
             if isinstance(value, (list, tuple, set, frozenset)):
-                parts.append(f'"{field}" IN ({", ".join("?" * len(value))})')
+                parts.append(f"[{field}] IN ({', '.join('?' * len(value))})")
                 values.extend(value)
             elif value is None:
-                parts.append(f'"{field}" IS NULL')
+                parts.append(f"[{field}] IS NULL")
             else:
-                parts.append(f'"{field}" = ?')
+                parts.append(f"[{field}] = ?")
                 values.append(value)
         for sql, arguments in also:
             parts.append(sql)
