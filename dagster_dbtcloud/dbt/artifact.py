@@ -131,7 +131,7 @@ def field(
     value = holder.get(name)
     if value is None or isinstance(value, expected):
         return value
-    place = f"{at}.{name}" if at else name
+    place = f"{at}.{name}".strip(".")
     example = _kind_of(expected()) if expected in (dict, list, str, bool) else "a number"
     raise error(f"{origin}: {place} is {_kind_of(value)}, not {example}.", origin=origin)
 

@@ -5,10 +5,12 @@ It neither fetches nor caches the file, and does not select (``selection.py`` do
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -31,6 +33,14 @@ _COLLECTIONS = {
     "saved_queries": "saved_query",
     "functions": "function",
 }
+
+_NODE_FIELDS: tuple[tuple[str, type[Any]], ...] = (
+    *((name, str) for name in ("resource_type", "name", "package_name")),
+    *((name, str) for name in ("original_file_path", "patch_path")),
+    ("fqn", list),
+    ("config", dict),
+    ("depends_on", dict),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +195,10 @@ class Manifest:
 
         Raises: ManifestError, naming the offset or the key path of the damage.
         """
-        raw = read_json(data, origin=origin, error=ManifestError)
-        return _Reader(raw, origin=origin).manifest(hashlib.sha256(data).hexdigest())
+        digest = hashlib.sha256(data).hexdigest()
+        with _collector_at_rest():
+            raw = read_json(data, origin=origin, error=ManifestError)
+            return _Reader(raw, origin=origin).manifest(digest)
 
     @classmethod
     def from_path(cls, path: str | Path) -> Manifest:
@@ -215,7 +227,7 @@ class Manifest:
 
     def tests(self, unique_id: str) -> tuple[str, ...]:
         """Return the tests and unit tests that depend directly on ``unique_id``."""
-        return self._tests.get(unique_id, ())
+        return tuple(self._tests.get(unique_id, ()))
 
     def ancestors(self, unique_ids: Iterable[str], depth: int | None = None) -> set[str]:
         """Return all nodes at most ``depth`` edges above, or any number when it is None.
@@ -237,28 +249,28 @@ class Manifest:
 
     @cached_property
     def _parents(self) -> dict[str, tuple[str, ...]]:
-        nodes = self.nodes
+        enabled = self.nodes.__contains__
         return {
-            unique_id: tuple(parent for parent in node.depends_on if parent in nodes)
-            for unique_id, node in nodes.items()
+            unique_id: node.depends_on
+            if all(map(enabled, node.depends_on))
+            else tuple(filter(enabled, node.depends_on))
+            for unique_id, node in self.nodes.items()
         }
 
     @cached_property
     def _children(self) -> dict[str, tuple[str, ...]]:
-        children: dict[str, list[str]] = {unique_id: [] for unique_id in self.nodes}
-        for unique_id, parents in self._parents.items():
-            for parent in parents:
-                children[parent].append(unique_id)
-        return {unique_id: tuple(found) for unique_id, found in children.items()}
+        children = _reversed(self._parents)
+        return {unique_id: tuple(children.get(unique_id, ())) for unique_id in self.nodes}
 
     @cached_property
-    def _tests(self) -> dict[str, tuple[str, ...]]:
-        nodes = self.nodes
-        tests = {
-            unique_id: tuple(c for c in children if nodes[c].resource_type in ("test", "unit_test"))
-            for unique_id, children in self._children.items()
-        }
-        return {unique_id: found for unique_id, found in tests.items() if found}
+    def _tests(self) -> dict[str, list[str]]:
+        return _reversed(
+            {
+                unique_id: self._parents[unique_id]
+                for unique_id, node in self.nodes.items()
+                if node.resource_type in ("test", "unit_test")
+            }
+        )
 
     @cached_property
     def _topological(self) -> tuple[str, ...]:
@@ -280,6 +292,14 @@ class Manifest:
         return tuple(order)
 
 
+def _reversed(edges: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for start, ends in edges.items():
+        for end in ends:
+            found[end].append(start)
+    return found
+
+
 def _walk(
     edges: Mapping[str, tuple[str, ...]], unique_ids: Iterable[str], depth: int | None
 ) -> set[str]:
@@ -295,6 +315,21 @@ def _walk(
         layer = beyond
         depth = None if depth is None else depth - 1
     return found
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep the cycle collector from looking, again and again, at objects that form no cycle.
+
+    It would take as long as all the rest of the reading.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Reader:
@@ -314,9 +349,7 @@ class _Reader:
         disabled: set[str] = set(self._field(self.raw, "disabled", dict) or ())
         for collection, resource_type in _COLLECTIONS.items():
             for unique_id, entry in (self._field(self.raw, collection, dict) or {}).items():
-                node = self._node(
-                    unique_id, entry, resource_type, at=f"{collection}[{unique_id!r}]"
-                )
+                node = self._node(collection, unique_id, entry, resource_type)
                 if node.config.get("enabled") is False:
                     disabled.add(unique_id)
                 else:
@@ -352,43 +385,51 @@ class _Reader:
             env=text_map(metadata.get("env")),
         )
 
-    def _node(self, unique_id: str, entry: Any, resource_type: str | None, *, at: str) -> Node:
+    def _node(self, collection: str, unique_id: str, entry: Any, resource_type: str | None) -> Node:
         if not isinstance(entry, dict):
-            raise ManifestError(f"{self.origin}: {at} is not an object.", origin=self.origin)
+            raise self._error(f"{collection}[{unique_id!r}]", "is not an object")
+        get = entry.get
+        for name, kind in _NODE_FIELDS:
+            value = get(name)
+            if value is not None and not isinstance(value, kind):
+                self._field(entry, name, kind, at=f"{collection}[{unique_id!r}]")
         head, _, tail = unique_id.partition(".")
         package, _, rest = tail.partition(".")
-        resource_type = resource_type or self._field(entry, "resource_type", str, at=at) or head
-        name = self._field(entry, "name", str, at=at) or rest
-        package_name = self._field(entry, "package_name", str, at=at) or package
-        config = self._field(entry, "config", dict, at=at) or {}
-        depends_on = self._field(entry, "depends_on", dict, at=at) or {}
+        resource_type = resource_type or get("resource_type") or head
+        name = get("name") or rest
+        package_name = get("package_name") or package
+        config = get("config") or {}
+        parents = (get("depends_on") or {}).get("nodes")
         # Only for unit tests does dbt select by the tags of the config.
-        tagged = config if resource_type == "unit_test" else entry
+        tags = (config if resource_type == "unit_test" else entry).get("tags")
+        for key, texts in (("fqn", get("fqn")), ("tags", tags), ("depends_on.nodes", parents)):
+            if texts and not (isinstance(texts, list) and all(type(t) is str for t in texts)):
+                self._check_texts(texts, at=f"{collection}[{unique_id!r}].{key}")
         return Node(
-            unique_id=unique_id,
-            resource_type=resource_type,
-            name=name,
-            package_name=package_name,
-            original_file_path=self._field(entry, "original_file_path", str, at=at) or "",
-            patch_path=self._field(entry, "patch_path", str, at=at),
-            fqn=self._texts(entry, "fqn", at=at) or (package_name, name),
-            tags=self._texts(tagged, "tags", at=at),
-            depends_on=self._texts(depends_on, "nodes", at=f"{at}.depends_on"),
-            config=config,
-            properties=entry,
+            unique_id,
+            resource_type,
+            name,
+            package_name,
+            get("original_file_path") or "",
+            get("patch_path"),
+            tuple(get("fqn") or (package_name, name)),
+            ((tags,) if isinstance(tags, str) else tuple(tags)) if tags else (),
+            tuple(dict.fromkeys(parents)) if parents else (),
+            config,
+            entry,
         )
 
     def _field(self, holder: Mapping[str, Any], name: str, kind: type[Any], *, at: str = "") -> Any:
         return field(holder, name, kind, at=at, origin=self.origin, error=ManifestError)
 
-    def _texts(self, holder: Mapping[str, Any], name: str, *, at: str) -> tuple[str, ...]:
-        value = holder.get(name)
-        if isinstance(value, str):
-            return (value,)
-        items = self._field(holder, name, list, at=at) or ()
-        for index, item in enumerate(items):
+    def _check_texts(self, texts: Any, *, at: str) -> None:
+        if isinstance(texts, str) and at.endswith(".tags"):
+            return  # the short way to write one tag
+        if not isinstance(texts, list):
+            self._field({"": texts}, "", list, at=at)
+        for index, item in enumerate(texts):
             if not isinstance(item, str):
-                raise ManifestError(
-                    f"{self.origin}: {at}.{name}[{index}] is not a text.", origin=self.origin
-                )
-        return tuple(dict.fromkeys(items)) if name == "nodes" else tuple(items)
+                raise self._error(f"{at}[{index}]", "is not a text")
+
+    def _error(self, place: str, complaint: str) -> ManifestError:
+        return ManifestError(f"{self.origin}: {place} {complaint}.", origin=self.origin)

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import translate
+from functools import lru_cache
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -362,7 +363,8 @@ class _Names:
     def __init__(self, manifest: Manifest) -> None:
         self.leaves: dict[str, list[str]] = defaultdict(list)
         self.versioned: dict[str, list[str]] = defaultdict(list)
-        keyed: list[tuple[str, str]] = []
+        # Texts alone, no tuples: the cycle collector would count those on every growth.
+        keyed: list[str] = []
         for unique_id, node in manifest.nodes.items():
             if node.resource_type == "source":
                 continue
@@ -372,13 +374,13 @@ class _Names:
             else:
                 self.leaves[node.fqn[-1]].append(unique_id)
             # A dot in a name parts it like a folder; NUL sorts a folder's content together.
-            whole = ".".join(node.fqn).replace(".", "\0") + "\0"
-            keyed.append((whole, unique_id))
+            whole = ".".join(node.fqn).replace(".", "\0") + f"\0\1{unique_id}"
+            keyed.append(whole)
             if len(node.fqn) > 1:
-                keyed.append((whole[len(node.fqn[0]) + 1 :], unique_id))
+                keyed.append(whole[len(node.fqn[0]) + 1 :])
         keyed.sort()
-        self.keys = [key for key, _ in keyed]
-        self.ids = [unique_id for _, unique_id in keyed]
+        self.keys = [key.partition("\1")[0] for key in keyed]
+        self.ids = [key.partition("\1")[2] for key in keyed]
 
     def match(self, value: str) -> set[str]:
         found = set(self.leaves.get(value, ()))
@@ -430,16 +432,15 @@ class _Files:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        files: dict[str, list[str]] = defaultdict(list)
+        self.ids: dict[str, list[str]] = defaultdict(list)
         self.described: dict[str, list[str]] = defaultdict(list)
         for unique_id, node in manifest.nodes.items():
-            files[posixpath.normpath(node.original_file_path)].append(unique_id)
+            self.ids[_clean(node.original_file_path)].append(unique_id)
             if node.patch_path:
                 self.described[_after_scheme(node.patch_path)].append(unique_id)
-        self.files = sorted(files)
-        self.ids = [files[file] for file in self.files]
+        self.files = sorted(self.ids)
         self.folders: dict[str, set[str]] = {".": set()}
-        for file in _project_files(manifest):
+        for file in dict.fromkeys(_project_files(manifest)):
             self._plant(file)
 
     def _plant(self, file: str) -> None:
@@ -456,15 +457,13 @@ class _Files:
         found: set[str] = set()
         for place in self._places(steps):
             if place == ".":
-                return {unique_id for ids in self.ids for unique_id in ids}
-            # "0" is the character after "/": between the two lies a folder's content.
-            first, last = (bisect_left(self.files, f"{place}{end}") for end in "/0")
-            at = bisect_left(self.files, place)
-            if at < len(self.files) and self.files[at] == place:
-                found.update(self.ids[at])
-            for ids in self.ids[first:last]:
-                found.update(ids)
-            found.update(self.described.get(place, ()))
+                return {unique_id for ids in self.ids.values() for unique_id in ids}
+            found.update(self.ids.get(place, ()), self.described.get(place, ()))
+            if place in self.folders:
+                # "0" is the character after "/": between the two lies a folder's content.
+                first, last = (bisect_left(self.files, f"{place}{end}") for end in "/0")
+                for file in self.files[first:last]:
+                    found.update(self.ids[file])
         return found
 
     def _places(self, steps: list[Step]) -> Iterable[str]:
@@ -514,11 +513,16 @@ def _files_of(entry: Any, root: str | None) -> Iterator[str]:
         return
     own = entry.get("original_file_path")
     if isinstance(own, str) and (root is None or entry.get("package_name") == root):
-        yield posixpath.normpath(own)
+        yield _clean(own)
     patch = entry.get("patch_path")
     if isinstance(patch, str) and (root is None or patch.startswith(f"{root}://")):
         yield _after_scheme(patch)
 
 
 def _after_scheme(patch_path: str) -> str:
-    return posixpath.normpath(patch_path.partition("://")[2] or patch_path)
+    return _clean(patch_path.partition("://")[2] or patch_path)
+
+
+@lru_cache(maxsize=4096)  # neighbours in a manifest share their files
+def _clean(path: str) -> str:
+    return posixpath.normpath(path)

@@ -199,7 +199,7 @@ def whole(**changes: Any) -> bytes:
         (whole(nodes={A: node(A, name=3)}), "nodes['model.shop.a'].name is a number, not a text"),
         (whole(nodes={A: node(A, config=[])}), "nodes['model.shop.a'].config is a list"),
         (
-            whole(nodes={A: node(A, depends_on={"nodes": {}})}),
+            whole(nodes={A: node(A, depends_on={"nodes": {"x": 1}})}),
             "nodes['model.shop.a'].depends_on.nodes is an object, not a list",
         ),
         (whole(selectors={"s": []}), "selectors.s is a list, not an object"),
