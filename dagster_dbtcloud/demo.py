@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx
 from rich.console import Console
-from rich.table import Table
 
 from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.errors import DbtCloudError
@@ -122,46 +121,56 @@ def _play(
     story.runs.append(("Dagster: all assets", status, f"{dagster.url}/runs/{run_id}"))
     if status != "SUCCESS":
         raise DemoError(f"Dagster run {run_id} ended as {status}: {dagster.url}/runs/{run_id}")
-    own = sandbox.runs()[-1]
-    story.runs.append(("dbt Cloud: started by Dagster", own["status_humanized"], own["href"]))
+    built = {each.dbt_cloud_run for each in dagster.materializations().values()} - {None}
+    for own in sandbox.runs():
+        if own["id"] in built and own["id"] != first["id"]:
+            link = own["href"]
+            story.runs.append(("dbt Cloud: started by Dagster", own["status_humanized"], link))
 
     console.print("Starting a job in dbt Cloud, behind Dagster's back …")
-    before = dagster.materializations()
+    seen = set(dagster.automated_runs())
+    dbt_assets = {key for key, facts in dagster.materializations().items() if facts.dbt_cloud_run}
     nightly = _run_in_cloud(sandbox, job_id, "Nightly, by dbt Cloud's own schedule", "scheduled")
     story.runs.append(("dbt Cloud: by itself", nightly["status_humanized"], nightly["href"]))
 
     console.print("Waiting for the polling sensor to record it …")
-    expected = {key for key, facts in before.items() if facts.dbt_cloud_run == own["id"]}
     dagster.wait_for(
         "the polling sensor to record it",
-        lambda: expected <= dagster.recorded_of(nightly["id"]),
+        lambda: dbt_assets == dagster.recorded_of(nightly["id"]),
     )
     story.recorded = len(dagster.recorded_of(nightly["id"]))
 
     console.print("Waiting for declarative automation to react …")
-    dagster.wait_for("declarative automation", lambda: bool(dagster.automated_runs()))
-    for automated in dagster.automated_runs():
-        status = dagster.wait_for_run(automated)
-        link = f"{dagster.url}/runs/{automated}"
-        story.automated.append(automated)
-        story.runs.append(("Dagster: automation", status, link))
+    dagster.wait_for(
+        "declarative automation to react", lambda: bool(dagster.automated_runs().keys() - seen)
+    )
+    for automated, assets in dagster.automated_runs().items():
+        if automated not in seen:
+            status = dagster.wait_for_run(automated)
+            link = f"{dagster.url}/runs/{automated}"
+            story.automated.extend(assets)
+            story.runs.append(("Dagster: declarative automation", status, link))
     story.checks = dagster.checks()
     return story
 
 
 def _tell(story: Story, sandbox: Sandbox, ui: str, console: Console) -> None:
     console.print()
-    table = Table("what ran", "result", "link", title="What happened")
-    for row in story.runs:
-        table.add_row(*row)
-    console.print(table)
-    checks = ", ".join(f"{count} {word.lower()}" for word, count in sorted(story.checks.items()))
-    console.print(f"assets: {story.assets}")
-    console.print(f"checks: {checks or 'none'}")
-    console.print(f"recorded by the polling sensor: {story.recorded} assets")
-    console.print(f"runs by declarative automation: {len(story.automated)}")
-    console.print(f"dbt Cloud runs: {len(sandbox.runs())}")
-    console.print(f"(Dagster was at {ui}; everything is stopped again.)")
+    console.print("[bold]What happened[/bold]")
+    wide = max(len(what) for what, _, _ in story.runs)
+    for what, result, link in story.runs:
+        console.print(f"  {what:<{wide}}  {result:<8}  {link}", soft_wrap=True)
+    checks = ", ".join(f"{count} {word}" for word, count in sorted(story.checks.items()))
+    facts = {
+        "assets": str(story.assets),
+        "checks": checks or "none",
+        "recorded by the polling sensor": f"{story.recorded} assets",
+        "built by declarative automation": ", ".join(story.automated),
+        "dbt Cloud runs": str(len(sandbox.runs())),
+    }
+    for name, value in facts.items():
+        console.print(f"  {name}: {value}", soft_wrap=True)
+    console.print(f"Dagster was at {ui}; everything is stopped again.")
 
 
 def _explain(sandbox: Sandbox, ui: str, variables: Path, console: Console) -> None:
@@ -318,41 +327,44 @@ class _Dagster:
         """Return the newest materialization of each asset that has one."""
         nodes = self.query(
             "{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId "
-            "metadataEntries { label ... on IntMetadataEntry { intValue } } } } }"
+            "metadataEntries { label ... on IntMetadataEntry { intRepr } } } } }"
         )["assetNodes"]
         found = {}
         for node in nodes:
             for event in node["assetMaterializations"]:
                 values = {entry["label"]: entry for entry in event["metadataEntries"]}
-                run = values.get("dbt_cloud_run_id", {}).get("intValue")
+                run = values.get("dbt_cloud_run_id", {}).get("intRepr")
                 key = "/".join(node["assetKey"]["path"])
-                found[key] = _Facts(run, event["runId"])
+                found[key] = _Facts(int(run) if run else None, event["runId"])
         return found
 
     def recorded_of(self, run_id: int) -> set[str]:
         """Return the assets that have a materialization from this dbt Cloud run."""
         nodes = self.query(
             "{ assetNodes { assetKey { path } assetMaterializations(limit: 20) { "
-            "metadataEntries { label ... on IntMetadataEntry { intValue } } } } }"
+            "metadataEntries { label ... on IntMetadataEntry { intRepr } } } } }"
         )["assetNodes"]
         return {
             "/".join(node["assetKey"]["path"])
             for node in nodes
             for event in node["assetMaterializations"]
             for entry in event["metadataEntries"]
-            if entry["label"] == "dbt_cloud_run_id" and entry.get("intValue") == run_id
+            if entry["label"] == "dbt_cloud_run_id" and entry.get("intRepr") == str(run_id)
         }
 
     def checks(self) -> dict[str, int]:
         """Count the newest evaluations of all checks by their status."""
         nodes = self.query(
             "{ assetNodes { assetChecksOrError { ... on AssetChecks { checks { name "
-            "executionForLatestMaterialization { status } } } } } }"
+            "executionForLatestMaterialization { status evaluation { severity } } } } } } }"
         )["assetNodes"]
         counts: dict[str, int] = {}
         for node in nodes:
             for check in node["assetChecksOrError"].get("checks", []):
-                status = (check["executionForLatestMaterialization"] or {}).get("status", "no run")
+                execution = check["executionForLatestMaterialization"] or {"status": "not run"}
+                status = execution["status"].lower()
+                if (execution.get("evaluation") or {}).get("severity") == "WARN":
+                    status = "warned"
                 counts[status] = counts.get(status, 0) + 1
         return counts
 
@@ -399,15 +411,17 @@ class _Dagster:
         self.wait_for(f"Dagster run {run_id}", is_over)
         return status
 
-    def automated_runs(self) -> list[str]:
+    def automated_runs(self) -> dict[str, list[str]]:
+        """Return the runs that declarative automation started, with the assets of each."""
         runs = self.query(
-            "{ runsOrError(limit: 20) { ... on Runs { results { runId tags { key value } } } } }"
+            "{ runsOrError(limit: 20) { ... on Runs { results { runId tags { key } "
+            "assetSelection { path } } } } }"
         )["runsOrError"]["results"]
-        return [
-            run["runId"]
+        return {
+            run["runId"]: ["/".join(key["path"]) for key in run["assetSelection"] or ()]
             for run in runs
             if any(tag["key"] == "dagster/from_automation_condition" for tag in run["tags"])
-        ]
+        }
 
 
 @contextmanager
