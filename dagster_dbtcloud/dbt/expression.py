@@ -288,6 +288,12 @@ class _Definition:
     def _criterion(self, definition: dict[str, Any]) -> Expression:
         if definition.get("method") == "selector" and "value" in definition:
             return self._reference(definition["value"], definition)
+        if list(definition) == ["exclude"]:
+            self._refuse(
+                "the manifest has lost all but the exclude of a criterion; "
+                "write method and value before exclude",
+                definition,
+            )
         if len(definition) == 1:
             ((key, value),) = definition.items()
             # {method: tag} alone is what dbt makes of the text "tag:", whose value is empty.

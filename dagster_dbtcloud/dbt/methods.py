@@ -302,6 +302,16 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+def known_values(manifest: Manifest, method: str) -> Iterable[str]:
+    """Return values that ``method`` would match in this manifest, for a hint; not always all."""
+    if method == "fqn":
+        return _once(manifest, "fqn", _Names).leaves
+    if method == "path":
+        files = _once(manifest, "path", _Files)
+        return {*files.folders, *files.files}
+    return _made.get(manifest, {}).get(method, ()) if method != "config" else ()
+
+
 def _text(criterion: Criterion) -> str:
     if not isinstance(criterion.value, str):
         criterion.refuse(f"{criterion.method} takes a text, not {criterion.value!r}.")

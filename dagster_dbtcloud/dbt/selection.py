@@ -19,7 +19,7 @@ from dagster_dbtcloud.dbt.expression import (
     selection_error,
 )
 from dagster_dbtcloud.dbt.manifest import Manifest
-from dagster_dbtcloud.dbt.methods import METHODS
+from dagster_dbtcloud.dbt.methods import METHODS, known_values
 from dagster_dbtcloud.errors import SelectionError
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "parse",
     "parse_selector",
     "select",
+    "unmatched",
 ]
 
 RUN_TYPES = frozenset({"model"})
@@ -83,6 +84,36 @@ def select(
         if (resource_types is None or nodes[unique_id].resource_type in resource_types)
         and (include_empty or not _is_empty(manifest, unique_id))
     )
+
+
+def unmatched(
+    manifest: Manifest, *, select: str | Sequence[str] = "", exclude: str | Sequence[str] = ""
+) -> tuple[str, ...]:
+    """Say of each blank-separated word that matches nothing so, with close names where there are.
+
+    dbt warns of these, and goes on; so an empty answer of ``select`` can be explained.
+
+    Raises: SelectionError.
+    """
+    evaluation = _Evaluation(manifest, "empty")
+    sentences = []
+    for text in (select, exclude):
+        for word in parse(text).parts if text else ():
+            if not evaluation.result(word):
+                hints = (_close_names(manifest, part) for part in getattr(word, "parts", ()))
+                hint = next(filter(None, hints), "")
+                shown = getattr(word, "text", "")
+                sentences.append(f"{shown!r} matches no node. {hint}".rstrip())
+    return tuple(sentences)
+
+
+def _close_names(manifest: Manifest, criterion: Expression) -> str:
+    """Return a "Did you mean" for a criterion that matches nothing by itself."""
+    if not isinstance(criterion, Criterion) or not isinstance(criterion.value, str):
+        return ""
+    if any(METHODS[criterion.method](manifest, criterion)):
+        return ""
+    return did_you_mean(criterion.value, known_values(manifest, criterion.method))
 
 
 def parse_selector(manifest: Manifest, name: str) -> Expression:

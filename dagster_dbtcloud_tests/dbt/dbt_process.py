@@ -30,7 +30,7 @@ class Dbt:
         if parsed.exception is not None:
             raise parsed.exception
         self.manifest: Manifest = parsed.result
-        self.config = self._load(self._flags([]))
+        self._configs: dict[str, RuntimeConfig] = {}
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if "ls" in question:
@@ -42,9 +42,7 @@ class Dbt:
     def _list(self, args: list[str]) -> list[str]:
         """The task behind ``dbt ls``, reading arguments as it does; a quarter of the time."""
         flags = self._flags(args)
-        if "--selector" in args:
-            self.config = self._load(flags)  # dbt reads YAML selectors with the flags in hand
-        return list(ListTask(flags, self.config, self.manifest).run())
+        return list(ListTask(flags, self._config(flags), self.manifest).run())
 
     def _run(self, args: list[str]) -> list[str]:
         """The whole command, project and profile read again."""
@@ -57,7 +55,8 @@ class Dbt:
         """Replace selectors.yml; return what dbt would write of it into the manifest."""
         with open("selectors.yml", "w", encoding="utf-8") as file:
             file.write(text)
-        self.config = self._load(self._flags([]))
+        self._configs.clear()
+        self._config(self._flags([]))  # refuses here what dbt refuses
         listed = load_yaml_text(text)["selectors"]
         return {"selectors": SelectorDict.parse_from_selectors_list(listed)}
 
@@ -69,6 +68,13 @@ class Dbt:
                 flags = Flags(inner)
         set_flags(flags)
         return flags
+
+    def _config(self, flags: Flags) -> RuntimeConfig:
+        """The project, read once for each mode: dbt reads YAML selectors with the flags in hand."""
+        mode = flags.INDIRECT_SELECTION
+        if mode not in self._configs:
+            self._configs[mode] = self._load(flags)
+        return self._configs[mode]
 
     def _load(self, flags: Flags) -> RuntimeConfig:
         profile = load_profile(flags.PROJECT_DIR, {})

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from dagster_dbtcloud_tests.dbt.cases import CASES, read_cases, select_as_dbt_ls
 from dagster_dbtcloud_tests.dbt.generated import Generator
 from dagster_dbtcloud_tests.dbt.oracle import Oracle, Refused
 
-THEMES = sorted(path.stem for path in CASES.glob("*.txt") if path.stem != "errors")
+THEMES = sorted({path.stem for path in CASES.glob("*.txt")} - {"errors", "known_differences"})
 COUNT = int(os.environ.get("DBTCLOUD_GENERATED_CASES", "200"))
 SEED = int(os.environ.get("DBTCLOUD_GENERATED_SEED", "1"))
 
@@ -34,6 +35,12 @@ def test_it_refuses_what_dbt_refuses(oracle: Oracle, zoo: Manifest, args: list[s
         oracle.ls(args)
     with pytest.raises(SelectionError):
         select_as_dbt_ls(zoo, args)
+
+
+@pytest.mark.parametrize("args", read_cases("known_differences"), ids=" ".join)
+def test_a_difference_is_still_one(oracle: Oracle, zoo: Manifest, args: list[str]) -> None:
+    """What docs/selection.md lists as different is; if it no longer is, the list is wrong."""
+    assert _answer(partial(select_as_dbt_ls, zoo), args) != _answer(oracle.ls, args)
 
 
 def test_every_yaml_selector_of_the_project_gives_what_dbt_gives(
@@ -85,6 +92,32 @@ def test_generated_yaml_selectors_give_what_dbt_gives(oracle: Oracle, zoo: Manif
                 if ours != theirs:
                     differing.append((selector, ours, theirs))
     assert differing == []
+
+
+def test_a_default_yaml_selector_stands_in_as_in_dbt(oracle: Oracle, zoo: Manifest) -> None:
+    """With neither select nor exclude it is the selection; the mode of the command counts too."""
+    selectors: list[dict[str, Any]] = [
+        {"name": "other", "definition": "tag:raw"},
+        {"name": "usual", "definition": "orders", "default": True},
+    ]
+    with oracle.other_selectors(selectors) as written:
+        manifest = Manifest.from_dict({**zoo.raw, "selectors": written}, origin="generated")
+        for line in ("", "--exclude stg_orders", "--select customers", "--selector other", *MODES):
+            args = shlex.split(line)
+            assert select_as_dbt_ls(manifest, args) == oracle.ls(args)
+
+
+def test_an_exclude_written_first_is_refused_not_misread(oracle: Oracle, zoo: Manifest) -> None:
+    """dbt loses the rest of such a criterion on the way into the manifest; we say so."""
+    definition = {"exclude": ["orders"], "method": "tag", "value": "nightly"}
+    with oracle.other_selectors([{"name": "s", "definition": definition}]) as written:
+        assert oracle.ls(["--selector", "s"])
+        manifest = Manifest.from_dict({**zoo.raw, "selectors": written}, origin="generated")
+        with pytest.raises(SelectionError, match="write method and value before exclude"):
+            select_as_dbt_ls(manifest, ["--selector", "s"])
+
+
+MODES = [f"--indirect-selection {mode}" for mode in ("cautious", "buildable", "empty")]
 
 
 def _answer(ask: Callable[[list[str]], set[str]], args: list[str]) -> set[str] | str:

@@ -25,6 +25,7 @@ from dagster_dbtcloud.dbt.selection import (
     parse,
     parse_selector,
     select,
+    unmatched,
 )
 from dagster_dbtcloud.errors import SelectionError
 from dagster_dbtcloud_tests.dbt.builders import chain, large, manifest_of, node
@@ -222,6 +223,23 @@ def test_an_unknown_mode_of_indirect_selection_is_refused() -> None:
     """Before anything is selected."""
     with pytest.raises(SelectionError, match="Did you mean 'cautious'"):
         select(SHOP, indirect_selection="cautios")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("orders stg tag:nightly", []),
+        ("order", ["'order' matches no node. Did you mean 'orders'?"]),
+        ("orders tag:nightli+", ["'tag:nightli+' matches no node. Did you mean 'nightly'?"]),
+        ("orders,tag:nightly", ["'orders,tag:nightly' matches no node."]),
+        ("tag:nightly path:modls", ["'path:modls' matches no node. Did you mean 'models'?"]),
+        ("zzz config.x:y", ["'zzz' matches no node.", "'config.x:y' matches no node."]),
+    ],
+)
+def test_what_matches_nothing_is_told(text: str, sentences: list[str]) -> None:
+    """An empty selection can be explained word by word."""
+    assert list(unmatched(SHOP, select=text)) == sentences
+    assert list(unmatched(SHOP, exclude=text.split(" "))) == sentences
 
 
 def test_blank_code_can_be_left_out() -> None:
