@@ -43,6 +43,7 @@ __all__ = [
     "node_args",
     "selection_args",
     "specs_of",
+    "unit_tests_alone",
 ]
 
 MANIFEST = "dagster_dbtcloud/manifest"
@@ -353,7 +354,8 @@ def node_args(
     names while that is short, else whatever is shortest of whole folders, names, and the
     definition's own selection without the rest. Every form but the first was found exact by our
     own selection engine, and fixes the mode of indirect selection. Where the translator makes no
-    checks, tests run with their assets, as in the whole.
+    checks, tests run with their assets, as in the whole. Of a unit test without its model
+    ``dbt build`` makes nothing (see ``unit_tests_alone``).
 
     Raises: SelectionError if ``unique_ids`` is empty, or dbt's selection cannot tell them apart.
     """
@@ -370,6 +372,21 @@ def node_args(
     if wanted >= whole:
         return _own_args(select, exclude, selector)
     return _Part(specs, wanted, select.split(), exclude.split(), selector).args()
+
+
+def unit_tests_alone(manifest: Manifest, unique_ids: Collection[str]) -> frozenset[str]:
+    """Return those of ``unique_ids`` that ``dbt build`` would pass over without a word.
+
+    It runs a unit test only together with its model; ``dbt test`` runs it alone.
+    Source: BuildTask of dbt-core 1.11.
+    """
+    chosen = frozenset(unique_ids)
+    return frozenset(
+        unique_id
+        for unique_id in chosen
+        if manifest.nodes[unique_id].resource_type == "unit_test"
+        and chosen.isdisjoint(manifest.nodes[unique_id].depends_on)
+    )
 
 
 def _own_args(select: str, exclude: str, selector: str) -> tuple[str, ...]:

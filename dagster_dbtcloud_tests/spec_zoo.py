@@ -44,7 +44,7 @@ def _text() -> str:
     return json.dumps({**manifest().raw, "macros": {}, "docs": {}})
 
 
-def changed(change: Callable[[dict[str, Any]], None]) -> Manifest:
+def changed(change: Callable[[dict[str, Any]], object]) -> Manifest:
     """Return the manifest after ``change`` has edited its JSON."""
     raw: dict[str, Any] = json.loads(_text())
     change(raw)
