@@ -10,7 +10,7 @@ from dagster_dbtcloud.sandbox.behaviour import Behaviour
 from dagster_dbtcloud.sandbox.checkout import ProjectError
 from dagster_dbtcloud.sandbox.edge import RequestRecord
 from dagster_dbtcloud.sandbox.faults import Fault, Faults
-from dagster_dbtcloud.sandbox.history import PastStep
+from dagster_dbtcloud.sandbox.history import PastStep, Script
 from dagster_dbtcloud.sandbox.server import Sandbox, serve
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "ProjectError",
     "RequestRecord",
     "Sandbox",
+    "Script",
     "serve",
 ]

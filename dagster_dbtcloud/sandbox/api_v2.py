@@ -10,7 +10,7 @@ from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from dagster_dbtcloud.sandbox import shapes, wire
 from dagster_dbtcloud.sandbox.faults import first
@@ -167,7 +167,12 @@ def list_jobs(call: Call) -> Answer:
 
 
 def create_job(call: Call) -> Answer:
-    doc = call.cloud.create_job(call.token.account_id, call.fields)
+    body = call.fields
+    if not call.token.sees_project(
+        wire.whole_number("project_id", body.get("project_id") or 0) or None
+    ):
+        raise not_found()
+    doc = call.cloud.create_job(call.token.account_id, body)
     return Answer(shapes.job(call.cloud, doc), call.cloud.behaviour.created_status)
 
 
@@ -293,7 +298,8 @@ def _file(call: Call, run: Doc, index: int | None) -> Response:
     file = shapes.artifact_file(target, call.ids["path"]) if target else None
     if file is None:
         raise not_found()
-    return FileResponse(file, media_type=guess_type(file.name)[0] or "application/octet-stream")
+    kind = guess_type(file.name)[0] or "application/octet-stream"
+    return Response(file.read_bytes(), media_type=kind)
 
 
 def get_step(call: Call) -> Answer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dagster_dbtcloud.sandbox import api_v2, shapes, variables
 from dagster_dbtcloud.sandbox.api_v2 import environment_of, job_of, project_of
 from dagster_dbtcloud.sandbox.routing import Answer, Call, Endpoint
-from dagster_dbtcloud.sandbox.wire import Refusal, not_found
+from dagster_dbtcloud.sandbox.wire import Refusal, mapping, not_found
 
 
 def whoami(call: Call) -> Answer:
@@ -101,7 +101,7 @@ def create_variables(call: Call) -> Answer:
 
 
 def rename_variable(call: Call) -> Answer:
-    project, names = project_of(call), call.fields.get("env_vars") or {}
+    project, names = project_of(call), mapping("env_vars", call.fields.get("env_vars"))
     variables.rename(call.cloud, project["id"], str(names.get("name")), str(names.get("new_name")))
     return Answer(variables.by_environment(call.cloud, project["id"]))
 

@@ -13,7 +13,7 @@ from typing import Any
 from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.sandbox.behaviour import Behaviour
 from dagster_dbtcloud.sandbox.store import Doc, Store
-from dagster_dbtcloud.sandbox.wire import Refusal, not_found, to_text, whole_number
+from dagster_dbtcloud.sandbox.wire import Refusal, mapping, not_found, to_text, whole_number
 
 DEFAULT_VERSION = "latest"
 # What a job holds besides its ids and name (dbt Cloud API v2, Job), with what is taken when a
@@ -227,21 +227,21 @@ class Catalog:
             raise Refusal(
                 400, "execute_steps: a list of commands is needed.", {"execute_steps": ["Invalid."]}
             )
-        triggers = {**_JOB_DEFAULTS["triggers"], **(body["triggers"] or {})}
-        job_type = body.get("job_type") or _derived_job_type(triggers)
+        parts = {
+            field: {**_JOB_DEFAULTS[field], **mapping(field, body[field])}
+            for field in ("triggers", "execution", "settings", "schedule")
+        }
+        job_type = body.get("job_type") or _derived_job_type(parts["triggers"])
         if job_type not in _JOB_TYPES:
             raise Refusal(400, f"job_type: {job_type!r} is not one of {_JOB_TYPES}.")
-        execution = {**_JOB_DEFAULTS["execution"], **(body["execution"] or {})}
-        settings = {**_JOB_DEFAULTS["settings"], **(body["settings"] or {})}
-        whole_number("execution.timeout_seconds", execution["timeout_seconds"])
-        whole_number("settings.threads", settings["threads"])
+        whole_number("execution.timeout_seconds", parts["execution"]["timeout_seconds"])
+        whole_number("settings.threads", parts["settings"]["threads"])
         return {
             **body,
             "project_id": project_id,
             "environment_id": environment_id,
-            "triggers": triggers,
-            "execution": execution,
-            "settings": settings,
+            **parts,
+            "name": str(body["name"]),
             "job_type": job_type,
         }
 

@@ -77,9 +77,7 @@ class Edge:
 
 class _Request:
     def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
-        self.edge, self.receive, self._send = edge, receive, send
-        # Without its extensions a file comes as plain body messages, which we can cut.
-        self.scope = {**scope, "extensions": {}}
+        self.edge, self.scope, self.receive, self._send = edge, scope, receive, send
         self.at = wire.to_text(edge._clock.now())
         self.effect = False
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from dagster_dbtcloud.sandbox import checkout, variables
+from dagster_dbtcloud.sandbox.history import PastStep, Script, write_step
 from dagster_dbtcloud.sandbox.plan import split, subcommand
 from dagster_dbtcloud.sandbox.state import ERROR, SUCCESS, Cloud
 from dagster_dbtcloud.sandbox.store import Doc
+from dagster_dbtcloud.sandbox.wire import between
 from dagster_dbtcloud.sandbox.worker import DbtWorker, Finished
 
 POLL_SECONDS = 0.1
@@ -55,6 +57,7 @@ class Execution:
         worker: DbtWorker,
         project_dir: Path,
         warehouse: Path,
+        script: Script | None,
     ) -> None:
         self._cloud = cloud
         self._run = run
@@ -62,6 +65,7 @@ class Execution:
         self._worker = worker
         self._project_dir = project_dir
         self._warehouse = warehouse
+        self._script = script
         self._trigger = cloud.store.get("triggers", run["trigger_id"]) or {}
         self._job = cloud.store.get("jobs", run["job_definition_id"]) or {}
         self._home = cloud.environment_dir(run["environment_id"])
@@ -71,8 +75,7 @@ class Execution:
 
     def execute(self) -> tuple[int, str | None]:
         cloud, run_id = self._cloud, self._run["id"]
-        self._worker.start()
-        self._wait(cloud.behaviour.starting_seconds)
+        self._stay_starting()
         if not cloud.start(run_id):
             raise Interrupted("cancel")
         self._started = cloud.clock.monotonic()
@@ -95,7 +98,8 @@ class Execution:
                 return self._profile(folder)
             if step["kind"] == "deps":
                 return self._deps(step, folder)
-            return self._dbt(step, folder)
+            played = self._script(self._run, step["command"]) if self._script else None
+            return self._dbt(step, folder) if played is None else self._play(played, folder)
         except checkout.ProjectError as error:
             self._say(folder, str(error))
             return False
@@ -119,10 +123,10 @@ class Execution:
         while self._receive(0) is not None:
             pass
 
-    def _wait(self, seconds: float) -> None:
-        end = self._cloud.clock.monotonic() + seconds
-        while self._cloud.clock.monotonic() < end:
-            self._receive(min(POLL_SECONDS, seconds))
+    def _stay_starting(self) -> None:
+        seconds, since = self._cloud.behaviour.starting_seconds, self._run["dequeued_at"]
+        while between(since, None, self._cloud.clock.now()) < seconds:
+            self._receive(POLL_SECONDS)
         self._check()
 
     # -- the steps -------------------------------------------------------------------------
@@ -182,6 +186,13 @@ class Execution:
         if success:
             mark.write_text(checkout.packages_digest(self._checkout), encoding="utf-8")
         return success
+
+    def _play(self, played: PastStep, folder: Path) -> bool:
+        write_step(played, folder)
+        while played.hold and self._receive(POLL_SECONDS) is None:
+            pass
+        self._note_artifacts(folder / "target")
+        return played.status == SUCCESS
 
     def _dbt(self, step: Doc, folder: Path) -> bool:
         command = step["command"]

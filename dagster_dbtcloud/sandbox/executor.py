@@ -18,9 +18,10 @@ from dagster_dbtcloud.sandbox.execution import (
     Mailbox,
     time_limit,
 )
+from dagster_dbtcloud.sandbox.history import Script
 from dagster_dbtcloud.sandbox.state import CANCELLED, ERROR, Cloud
 from dagster_dbtcloud.sandbox.store import Doc
-from dagster_dbtcloud.sandbox.worker import DbtWorker
+from dagster_dbtcloud.sandbox.worker import DbtWorker, Finished
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Executor:
         self._cloud = cloud
         self._project_dir = project_dir
         self._warehouse = warehouse
+        self.script: Script | None = None
         self._active: dict[int, _Active] = {}
         self._workers: dict[int, DbtWorker] = {}
         self._stopping = False
@@ -68,6 +70,12 @@ class Executor:
             self._thread.join()
         for worker in list(self._workers.values()):
             worker.kill()
+
+    def release(self, run_id: int) -> None:
+        """Let go of a played step that holds. Raises: KeyError if the run is not active."""
+        with self._cloud.changed:
+            mailbox = self._active[run_id].mailbox
+        mailbox.put(Finished(success=True))
 
     def worker(self, environment_id: int) -> DbtWorker:
         """The dbt process of an environment, made on first use."""
@@ -122,6 +130,7 @@ class Executor:
                 worker=self.worker(environment_id),
                 project_dir=self._project_dir,
                 warehouse=self._warehouse(environment_id),
+                script=self.script,
             ).execute()
             cloud.finish(run_id, status, message)
         except Interrupted as interrupted:

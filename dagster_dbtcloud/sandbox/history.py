@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ class PastStep:
     """A step of a run that is put into history.
 
     ``artifacts``: path below ``target/`` -> bytes, text, a file to link, or what becomes JSON.
+    ``hold``: in a played run (``Sandbox.play``) the step stays running until ``release``.
     """
 
     command: str
@@ -40,6 +41,11 @@ class PastStep:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     skipped: bool = False
+    hold: bool = False
+
+
+#: What a played run does at a command: a step to show, or None for real dbt.
+Script = Callable[[Mapping[str, Any], str], "PastStep | None"]
 
 
 def insert_run(
@@ -88,14 +94,14 @@ def insert_run(
                     "started_at": to_text(past.started_at or started),
                     "finished_at": to_text(past.finished_at or finished),
                 },
-                functools.partial(_write_step, past),
+                functools.partial(write_step, past),
             )
             for one, past in planned
         ],
     )
 
 
-def _write_step(past: PastStep, folder: Path) -> None:
+def write_step(past: PastStep, folder: Path) -> None:
     """Write what a real step would have left: logs and artifacts."""
     if not (past.logs or past.debug_logs or past.artifacts):
         return

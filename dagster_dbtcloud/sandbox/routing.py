@@ -73,14 +73,15 @@ class Call:
     token: Token = NOBODY
 
     def id(self, name: str) -> int:
-        return int(self.ids[name])
+        number = int(self.ids[name])
+        if abs(number) > wire.LARGEST:
+            raise wire.not_found()
+        return number
 
     @property
     def fields(self) -> Doc:
         """The body as an object. Raises: Refusal 400."""
-        if not isinstance(self.body, dict):
-            raise Refusal(400, "The body must be a JSON object.")
-        return self.body
+        return dict(wire.mapping("body", self.body))
 
     def include(self) -> list[str]:
         return wire.listed(self.query.getlist("include_related"))

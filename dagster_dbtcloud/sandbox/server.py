@@ -28,7 +28,7 @@ from dagster_dbtcloud.sandbox.behaviour import Behaviour
 from dagster_dbtcloud.sandbox.edge import Edge, RequestLog, RequestRecord
 from dagster_dbtcloud.sandbox.executor import Executor
 from dagster_dbtcloud.sandbox.faults import Faults
-from dagster_dbtcloud.sandbox.history import PastStep
+from dagster_dbtcloud.sandbox.history import PastStep, Script
 from dagster_dbtcloud.sandbox.state import ACTIVE, SUCCESS, Cloud
 from dagster_dbtcloud.sandbox.store import Doc, Store
 from dagster_dbtcloud.sandbox.tokens import PERMISSION_SETS
@@ -67,7 +67,8 @@ class Sandbox:
             if state_dir is None
             else Path(state_dir).resolve()
         )
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        # The token is in there.
+        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.clock: Clock = clock or SystemClock()
         self.behaviour = behaviour or Behaviour()
         self._host, self._port = host, port
@@ -129,12 +130,15 @@ class Sandbox:
 
     def start(self) -> Self:
         """Serve. Returns when requests are answered; dbt is imported meanwhile."""
-        self._socket = socket.create_server((self._host, self._port))
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        self._socket = socket.create_server((self._host, self._port), family=family)
         # asyncio does this only for sockets that name TCP as their protocol; without it each
         # answer on a kept connection waits 40 ms for the client's acknowledgement.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = self._socket.getsockname()[:2]
-        self.url = f"http://{host}:{port}"
+        # Where clients on this machine find it, also when all addresses are served.
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        self.url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
         self._executor.start()
         if self._warm:
             self._executor.worker(self.environment_id).start()
@@ -405,6 +409,26 @@ class Sandbox:
             run_id=run_id,
         )
 
+    def play(self, script: Script | None) -> None:
+        """Let runs follow ``script`` instead of dbt; None ends it.
+
+        For each command of a run, ``script(run, command)`` says what the step shows: logs,
+        artifacts, status. Milliseconds instead of seconds, for tests of what a client does
+        around dbt. Commands for which it returns None are run by dbt.
+        """
+        self._executor.script = script
+
+    def release(self, run_id: int) -> None:
+        """Let a played step with ``hold`` end."""
+        self._executor.release(run_id)
+
+    def write_log(self, run_id: int, index: int, text: str) -> None:
+        """Add to the console log of a step, as if dbt had just said it."""
+        folder = self._cloud.step_dir(run_id, index)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "console.log").open("a", encoding="utf-8") as log:
+            log.write(text)
+
     def finish_run(self, run_id: int, status: int, message: str | None = None) -> None:
         """End a run that ``insert_run`` left active."""
         self._cloud.finish(run_id, status, message)
@@ -431,7 +455,7 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await asyncio.sleep(0)
-        if self.server_state.connections:
+        if self.server_state.connections or self.server_state.tasks:
             await super().shutdown(sockets)
 
     def end(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dagster_dbtcloud.sandbox.catalog import Catalog
 from dagster_dbtcloud.sandbox.store import Doc
-from dagster_dbtcloud.sandbox.wire import Refusal, not_found, whole_number
+from dagster_dbtcloud.sandbox.wire import Refusal, mapping, not_found, whole_number
 
 HIDDEN = "**********"
 #: From the weakest to the strongest.
@@ -120,7 +120,8 @@ def create_many(catalog: Catalog, project: Mapping[str, Any], body: Mapping[str,
         for doc in catalog.store.select("environments", {"project_id": project["id"], "state": 1})
     }
     with catalog.store.transaction():
-        for row in rows:
+        for one in rows:
+            row = mapping("env_var", one)
             values = {key: value for key, value in row.items() if key != "new_name"}
             for place, value in values.items():
                 if place != "project" and place not in environments:

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 MAX_PAGE = 100
+#: Ids are signed 64-bit numbers.
+LARGEST = 2**63 - 1
 NOT_FOUND = (
     "The requested resource was not found. Please check that you have the proper permissions."
 )
@@ -112,11 +114,23 @@ def whole_number(name: str, value: Any) -> int:
     try:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError(value)
-        return int(value)
+        number = int(value)
+        if abs(number) > LARGEST:
+            raise ValueError(value)
+        return number
     except (TypeError, ValueError):
         raise Refusal(
             400, f"{name}: a whole number is needed.", {name: ["A valid integer is required."]}
         ) from None
+
+
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """An object, null being an empty one. Raises: Refusal 400 naming the field."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Refusal(400, f"{name}: an object is needed.", {name: ["Expected a dictionary."]})
+    return value
 
 
 def truth(value: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -223,3 +224,13 @@ def test_imports_stay_inside_the_room() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[1] for name in json.loads(out.stdout)}
     assert loaded <= {"sandbox", "clock", "version"}
+
+
+def test_other_addresses_are_served() -> None:
+    """IPv6; and where all addresses are served, clients are told one that works."""
+    for host, address in (("0.0.0.0", "http://127.0.0.1:"), ("::1", "http://[::1]:")):  # noqa: S104
+        if ":" in host and not socket.has_dualstack_ipv6():
+            continue
+        with Sandbox(project_dir=TINY, host=host, warm=False) as sandbox, client(sandbox) as api:
+            assert sandbox.url.startswith(address)
+            assert api.get("/jobs/").status_code == 200
