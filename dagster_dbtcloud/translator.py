@@ -483,6 +483,10 @@ class Reading:
         found = self._find(unique_id)
         if found is None:
             raise ConfigError(f"There is no {unique_id} in this manifest.")
+        if unique_id.startswith("unit_test."):
+            # dbt gives a unit test these in its config only; overrides look where tests have them.
+            config = _config(found)
+            return {"tags": config.get("tags", []), "meta": config.get("meta", {}), **found}
         return found
 
     def _find(self, unique_id: str) -> Props | None:

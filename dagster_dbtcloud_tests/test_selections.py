@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,7 +21,11 @@ from dagster_dbtcloud.selections import (
     get_asset_keys_by_output_name_for_source,
 )
 from dagster_dbtcloud.specs import DbtSpecs, build_specs
-from dagster_dbtcloud.translator import DagsterDbtTranslator, Props
+from dagster_dbtcloud.translator import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    Props,
+)
 from dagster_dbtcloud_tests import spec_zoo
 
 
@@ -297,3 +304,27 @@ def test_schedule_materializes_the_selection(dbt_assets: dg.AssetsDefinition) ->
     assert job.tags["team"] == "core"
     keys = job.asset_layer.selected_asset_keys
     assert {key.path[-1] for key in keys} == {"orders", "stg_customers"}
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "translator.md"
+
+
+def test_the_code_of_the_docs_runs(dbt_assets: dg.AssetsDefinition) -> None:
+    """Each block alone, as somebody copies it."""
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        namespace: dict[str, Any] = {"my_dbt_assets": dbt_assets}
+        exec(compile(block, str(DOCS), "exec"), namespace)  # noqa: S102
+        for name, found in namespace.items():
+            if isinstance(found, type) and found.__module__ == "builtins":
+                specs = build_specs(spec_zoo.manifest(), translator=found())
+                assert specs.asset_specs, name
+
+
+def test_the_docs_tell_the_settings() -> None:
+    """With their defaults."""
+    rows = re.findall(r"^\| `(enable_\w+)` \| \W*(true|false)", DOCS.read_text("utf-8"), re.M)
+    assert {name: default == "true" for name, default in rows} == {
+        field.name: field.default for field in dataclasses.fields(DagsterDbtTranslatorSettings)
+    }

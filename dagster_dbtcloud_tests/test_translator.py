@@ -642,6 +642,13 @@ def test_an_overridden_auto_materialize_policy_still_counts(zoo: Manifest) -> No
     assert asset(specs, LEDGER).automation_condition is None
 
 
+def test_unit_tests_have_tags_and_meta_like_tests(zoo: Manifest) -> None:
+    """Overrides of checks were written before unit tests were checks."""
+    unit_test = "unit_test.spec_zoo.stg_orders.status_is_lowercased"
+    props = DagsterDbtTranslator().get_resource_props(zoo.raw, unit_test)
+    assert (props["tags"], props["meta"]) == ([], {})
+
+
 def test_an_unknown_id_is_refused(zoo: Manifest) -> None:
     """An override that asks for a node by a wrong id gets told."""
     with pytest.raises(ConfigError, match=r"There is no model\.spec_zoo\.nobody"):
