@@ -22,6 +22,27 @@ from dagster_dbtcloud.sandbox.worker import DbtWorker, Finished
 
 POLL_SECONDS = 0.1
 _PARTIAL_PARSE = "partial_parse.msgpack"
+# Of the shell that started the sandbox, dbt gets all but: what belongs to a client of dbt Cloud
+# (a token among it), and dbt's own flags (dbt 1.11, dbt.cli.params), which are the run's.
+_FOREIGN = ("DBT_CLOUD_", "DBT_ENV_CUSTOM_ENV_DBT_CLOUD_", "DBT_ENGINE_")
+_FLAGS = frozenset(
+    """
+    DBT_ARTIFACT_STATE_PATH DBT_CACHE_SELECTED_ONLY DBT_CLEAN_PROJECT_FILES_ONLY DBT_DEBUG
+    DBT_DEFER DBT_DEFER_STATE DBT_DEFER_TO_STATE DBT_EMPTY DBT_EVENT_TIME_END DBT_EVENT_TIME_START
+    DBT_EXCLUDE_RESOURCE_TYPES DBT_EXPORT_SAVED_QUERIES DBT_FAIL_FAST DBT_FAVOR_STATE
+    DBT_FAVOR_STATE_MODE DBT_FULL_REFRESH DBT_HOST DBT_INCLUDE_SAVED_QUERY
+    DBT_INDIRECT_SELECTION DBT_INTROSPECT DBT_LOG_CACHE_EVENTS DBT_LOG_FILE_MAX_BYTES
+    DBT_LOG_FORMAT DBT_LOG_FORMAT_FILE DBT_LOG_LEVEL DBT_LOG_LEVEL_FILE DBT_LOG_PATH
+    DBT_MACRO_DEBUGGING DBT_NO_PRINT DBT_PARTIAL_PARSE DBT_PARTIAL_PARSE_FILE_DIFF
+    DBT_PARTIAL_PARSE_FILE_PATH DBT_POPULATE_CACHE DBT_PRINT DBT_PRINTER_WIDTH DBT_PROFILE
+    DBT_PROFILES_DIR DBT_PROJECT_DIR DBT_QUIET DBT_RESOURCE_TYPES DBT_SAMPLE
+    DBT_SEND_ANONYMOUS_USAGE_STATS DBT_SHOW_RESOURCE_REPORT DBT_SINGLE_THREADED DBT_STATE
+    DBT_STATIC_PARSER DBT_STORE_FAILURES DBT_TARGET DBT_TARGET_PATH
+    DBT_UPLOAD_TO_ARTIFACTS_INGEST_API DBT_USE_COLORS DBT_USE_COLORS_FILE
+    DBT_USE_EXPERIMENTAL_PARSER DBT_USE_FAST_TEST_EDGES DBT_VERSION_CHECK DBT_WARN_ERROR
+    DBT_WARN_ERROR_OPTIONS DBT_WRITE_JSON
+    """.split()  # noqa: SIM905 -- one a line would fill a page
+)
 # The variables seen in the metadata of real artifacts.
 _IN_ARTIFACTS = (
     "ACCOUNT_ID",
@@ -304,7 +325,7 @@ class Execution:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("DBT_") or name.startswith("DBT_SANDBOX_")
+            if name not in _FLAGS and not name.startswith(_FOREIGN)
         }
         cloud = self._cloud_variables()
         self._warehouse.parent.mkdir(parents=True, exist_ok=True)

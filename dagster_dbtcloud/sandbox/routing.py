@@ -236,9 +236,13 @@ async def _body(request: Request) -> Any:
     raw = await request.body()
     if len(raw) > _MAX_BODY_BYTES:
         raise Refusal(413, "The body is too large.")
-    if not raw.strip():
+    text = raw.strip()
+    if not text:
         return {}
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+    # curl -d calls everything a form.
+    if text[:1] not in b"{[" and request.headers.get("content-type", "").startswith(
+        "application/x-www-form-urlencoded"
+    ):
         return dict(parse_qsl(raw.decode("utf-8", errors="replace")))
     try:
         return json.loads(raw)

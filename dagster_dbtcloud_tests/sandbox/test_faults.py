@@ -198,6 +198,9 @@ def test_the_control_route_needs_no_token_and_leaves_no_trace(
     api.delete(control, params={"number": first[0]})
     assert [rule["number"] for rule in api.get(control).json()["faults"]] == more
     assert api.delete(control).json() == {"faults": []}
+    as_curl_does = {"Content-Type": "application/x-www-form-urlencoded"}
+    plain = api.post(control, content='{"kind": "lost"}', headers=as_curl_does)
+    assert plain.status_code == 201
     assert api.post(control, json={"kind": "odd"}).status_code == 400
     assert api.post(control, json=[7]).status_code == 400
     assert still.requests == ()

@@ -276,14 +276,23 @@ def test_a_deleted_job_takes_its_runs_along(live: Sandbox, live_api: httpx.Clien
     assert live_api.get(f"/runs/{run_id}/").status_code == 200
 
 
-def test_a_project_without_profile_runs_on_a_warehouse_of_the_sandbox(tmp_path: Path) -> None:
-    """As in dbt Cloud the connection need not be in the repository; variables reach dbt."""
+def test_a_project_without_profile_runs_on_a_warehouse_of_the_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in dbt Cloud the connection need not be in the repository; variables reach dbt.
+
+    Those of the shell as well, but for dbt's own flags and what belongs to a client.
+    """
+    for name in ("DBT_TARGET", "DBT_CLOUD_TOKEN", "DBT_MINE"):
+        monkeypatch.setenv(name, "shell")
+    words = "env_var('DBT_X') ~ env_var('DBT_MINE') ~ env_var('DBT_CLOUD_TOKEN', '')"
+    model = f"select '{{{{ {words} }}}}' as x"
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "one.sql").write_text("select 1 as one, '{{ env_var(\"DBT_X\") }}' as x")
+    (tmp_path / "models" / "one.sql").write_text(model)
     (tmp_path / "dbt_project.yml").write_text(json.dumps({"name": "bare", "profile": "none"}))
     with Sandbox(project_dir=tmp_path, environment={"DBT_X": "seen"}) as sandbox:
         job = sandbox.create_job("bare", ["dbt run"])
         run = sandbox.wait(sandbox.trigger(job))
         assert run["is_success"], run
         with duckdb.connect(str(sandbox.warehouse())) as warehouse:
-            assert warehouse.execute("select * from one").fetchall() == [(1, "seen")]
+            assert warehouse.execute("select * from one").fetchall() == [("seenshell",)]
