@@ -61,11 +61,11 @@ clean: ## Remove what the targets made.
 	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(SANDBOX): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[sandbox]"
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[sandbox]"
 	@touch $@
 
 $(DEV): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[dev]"
 	@touch $(SANDBOX) $@
 
 # Only its absence matters: as a link to the system's Python it is older than everything.
