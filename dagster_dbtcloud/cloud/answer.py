@@ -240,6 +240,8 @@ def _status_error(answer: Answer, code: int, words: str, access_url: str) -> Api
             "not found: it does not exist, or the token may not see it (dbt Cloud does not tell "
             "which). Compare the ids and the account with those in dbt Cloud's address bar."
         )
+        if answer.is_html:
+            text += f" The answer is a web page: is {access_url} really dbt Cloud's access URL?"
     elif code == 429:
         text = "too many requests: the account's request budget of this minute is used up."
     elif code >= 500:

@@ -67,8 +67,10 @@ class DbtCloudClient:
     ``token``: a service token or personal access token; it shows up nowhere. ``timeout`` is in
     seconds, for connecting and for each silence of the server. ``retry_for`` is the budget in
     seconds of one call for trying again (``retry.py`` tells what is tried again); 0 tries once.
-    ``jitter`` gives numbers in [0, 1). Proxies and the CA bundle come from httpx's usual
-    environment variables (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE ...); ``transport`` replaces them.
+    ``jitter`` gives numbers in [0, 1). ``logger`` gets a warning for each new try; each request is
+    counted, and logged at DEBUG to ``dagster_dbtcloud.cloud`` only. Proxies and the CA bundle come
+    from httpx's usual environment variables (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE ...);
+    ``transport`` replaces them.
 
     Nothing is sent before the first call. A forked process gets connections of its own. A client is
     not pickled, since its token would be; a copy is the same client. ``close()`` may be followed by
@@ -570,4 +572,6 @@ def _verdict(failure: retry.Failure, repeatable: bool, attempt: int, elapsed: fl
 
 
 def _add(error: ApiError, words: str) -> None:
-    error.args = (f"{error.args[0]}{words}", *error.args[1:])
+    if words:
+        said = str(error.args[0]).rstrip(".")
+        error.args = (f"{said}.{words}", *error.args[1:])

@@ -25,6 +25,7 @@ COOL_DOWN = 300.0
 _FIRST_RATE_LIMIT_WAIT = 30.0
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
+_SHORTEST_WAIT = 0.01  # below it the budget is spent: rounding could leave a rest for ever
 _SPREAD = 0.25  # clients that failed together must not come back together
 
 
@@ -71,7 +72,8 @@ def decide(
     """
     if failure not in (_AGAIN_IF_REPEATABLE if repeatable else SURELY_UNDONE):
         return None
-    if elapsed >= retry_for:
+    left = retry_for - elapsed
+    if left < _SHORTEST_WAIT:
         return None
     doubled = 2.0 ** min(attempt - 1, 30)
     wait = min(_FIRST_WAIT * doubled, _LONGEST_WAIT)
@@ -82,7 +84,7 @@ def decide(
     elif failure is Failure.RATE_LIMITED:
         wait, longest = _FIRST_RATE_LIMIT_WAIT * doubled, COOL_DOWN
     wait = min(wait * (1 + _SPREAD * jitter), longest)
-    return min(wait, retry_for - elapsed)
+    return min(wait, left)
 
 
 def parse_retry_after(text: str | None, *, now: datetime) -> float | None:

@@ -11,7 +11,8 @@ from typing import NoReturn
 from urllib.parse import quote
 
 HIDDEN = "[token]"
-_SHORTEST = 6  # characters; to hide a shorter one would garble every message, and it hides nothing
+# Characters. Real tokens are far longer; a short one, as of a sandbox, may be a word of the data.
+_SHORTEST = 16
 
 # Some other credential of the same request, e.g. in a proxy's page that shows what it was sent.
 _AUTHORIZATION = re.compile(

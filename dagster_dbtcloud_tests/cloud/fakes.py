@@ -15,6 +15,10 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+from hypothesis import settings
+
+# The same examples each time, however slow the machine is.
+REPEATABLY = settings(derandomize=True, deadline=None, database=None)
 
 TOKEN = "dbtc_n0t-A-real+token/0123456789=="
 ACCESS_URL = "https://ab123.us1.dbt.com"

@@ -480,6 +480,7 @@ def test_a_refusal_is_raised_at_once_and_says_what_to_do(
             httpx.Response(404, text="<html><style>p{}</style><body><p>No&nbsp;such  page</p>"),
             "No such page",
         ),
+        (httpx.Response(404, text="<html>404</html>"), f"is {ACCESS_URL} really dbt Cloud's"),
         (httpx.Response(400, text="plain\nwords"), "plain words"),
         (httpx.Response(400, content=b"\xff\xfe"), "\ufffd\ufffd"),
         (httpx.Response(400, text='{"status": "odd", "data": 5}'), '{"status": "odd", "data": 5}'),
@@ -638,6 +639,7 @@ def test_what_does_no_harm_twice_is_repeated(
         (httpx.ConnectError("x"), ApiConnectionError),
         (failed(503), ServerError),
         (HTML, ApiResponseError),
+        (failed(500, "Out of order"), ServerError),
     ],
 )
 def test_a_call_gives_up_when_its_budget_is_spent(
@@ -648,7 +650,7 @@ def test_a_call_gives_up_when_its_budget_is_spent(
 ) -> None:
     """The last error says how often and how long it was tried."""
     client = make_client(Script(reply), retry_for=60.0)
-    with pytest.raises(kind, match=r"Gave up after 8 tries in 60 s\.$"):
+    with pytest.raises(kind, match=r"[^.]\. Gave up after 8 tries in 60 s\.$"):
         client.account()
     assert clock.monotonic() == 60.0
     assert client.requests_made == 8

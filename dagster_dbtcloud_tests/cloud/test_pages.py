@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagster_dbtcloud.cloud.pages import Page, PagingError, by_id, by_offset
+from dagster_dbtcloud_tests.cloud.fakes import REPEATABLY
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def test_a_list_that_vanishes_ends() -> None:
     assert walk(by_offset(table.fetch, page_size=10)) == list(range(1, 11))
 
 
+@REPEATABLY
 @given(
     st.sets(st.integers(1, 60), max_size=40),
     st.lists(

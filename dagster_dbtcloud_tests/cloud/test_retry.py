@@ -5,8 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dagster_dbtcloud.clock import ManualClock
 from dagster_dbtcloud.cloud.retry import COOL_DOWN, Failure, decide, of_status, parse_retry_after
+from dagster_dbtcloud_tests.cloud.fakes import REPEATABLY
 
 NOW = datetime(2026, 1, 5, 10, 20, 30, tzinfo=timezone.utc)
 
@@ -80,12 +84,36 @@ def test_a_thousandth_try_still_has_a_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("elapsed", "expected"), [(0.0, 30.0), (580.0, 20.0), (599.5, 0.5), (600.0, None), (9e9, None)]
+    ("elapsed", "expected"),
+    [(0.0, 30.0), (580.0, 20.0), (599.5, 0.5), (599.999, None), (600.0, None), (9e9, None)],
 )
 def test_the_last_wait_ends_with_the_budget(elapsed: float, expected: float | None) -> None:
     """One more try is made when the budget ends, none after it."""
     wait = decide(Failure.SERVER, repeatable=True, attempt=9, elapsed=elapsed, retry_for=600.0)
     assert wait == expected
+
+
+@REPEATABLY
+@given(st.floats(0, 1e9), st.floats(0, 600), st.floats(0, 0.999))
+def test_every_budget_ends(start: float, retry_for: float, jitter: float) -> None:
+    """Also where rounding leaves a rest too small to move the clock."""
+    clock = ManualClock()
+    clock.advance(start)
+    for attempt in range(1, 100):
+        elapsed = clock.monotonic() - start
+        wait = decide(
+            Failure.SERVER,
+            repeatable=True,
+            attempt=attempt,
+            elapsed=elapsed,
+            retry_for=retry_for,
+            jitter=jitter,
+        )
+        if wait is None:
+            assert elapsed == pytest.approx(retry_for, abs=0.02)
+            return
+        clock.sleep(wait)
+    pytest.fail("it never gives up")
 
 
 def test_no_budget_means_one_try() -> None:

@@ -62,9 +62,11 @@ def test_any_authorization_header_is_taken_out(text: str) -> None:
 
 
 def test_other_words_are_left_alone() -> None:
-    """Texts without a token stay as they are; a very short one does not garble them."""
+    """Texts without a token stay as they are; one that is a mere word does not garble them."""
     assert Secret(TOKEN).redact("Invalid token.") == "Invalid token."
-    assert Secret("a").redact("a man") == "a man"
+    assert Secret("sandbox").redact("a sandbox") == "a sandbox"
+    body = b'{"type": "development"}'
+    assert Secret("development").redact_bytes(body) is body
 
 
 def test_it_is_copied_by_reference_and_not_pickled() -> None:
