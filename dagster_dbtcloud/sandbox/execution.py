@@ -55,7 +55,7 @@ _IN_ARTIFACTS = (
     "RUN_TRIGGER_CATEGORY",
 )
 
-Mailbox = queue.SimpleQueue["Finished | Literal['cancel', 'stop']"]
+Mailbox = queue.SimpleQueue["Finished | Literal['cancel', 'stop', 'release']"]
 
 
 class Interrupted(Exception):
@@ -93,6 +93,7 @@ class Execution:
         self._checkout = self._home / "checkout"
         self._limit = time_limit(cloud, run)
         self._started: float | None = None
+        self._released = False
 
     def execute(self) -> tuple[int, str | None]:
         cloud, run_id = self._cloud, self._run["id"]
@@ -135,6 +136,9 @@ class Execution:
             message = None
         if message == "cancel" or message == "stop":
             raise Interrupted(message)
+        if message == "release":
+            self._released = True
+            message = None
         clock = self._cloud.clock
         if self._started is not None and clock.monotonic() - self._started > self._limit:
             raise Interrupted("timeout")
@@ -210,8 +214,9 @@ class Execution:
 
     def _play(self, played: PastStep, folder: Path) -> bool:
         write_step(played, folder)
-        while played.hold and self._receive(POLL_SECONDS) is None:
-            pass
+        while played.hold and not self._released:
+            self._receive(POLL_SECONDS)
+        self._released = False
         self._note_artifacts(folder / "target")
         return played.status == SUCCESS
 

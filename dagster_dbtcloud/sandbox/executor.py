@@ -21,7 +21,7 @@ from dagster_dbtcloud.sandbox.execution import (
 from dagster_dbtcloud.sandbox.history import Script
 from dagster_dbtcloud.sandbox.state import CANCELLED, ERROR, Cloud
 from dagster_dbtcloud.sandbox.store import Doc
-from dagster_dbtcloud.sandbox.worker import DbtWorker, Finished
+from dagster_dbtcloud.sandbox.worker import DbtWorker
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Executor:
         """Let go of a played step that holds. Raises: KeyError if the run is not active."""
         with self._cloud.changed:
             mailbox = self._active[run_id].mailbox
-        mailbox.put(Finished(success=True))
+        mailbox.put("release")
 
     def worker(self, environment_id: int) -> DbtWorker:
         """The dbt process of an environment, made on first use."""

@@ -142,15 +142,18 @@ class Store:
     ) -> list[Doc]:
         """Rows whose fields equal ``where`` (a list: any of it) and meet ``also`` (SQL, values).
 
-        ``order_by``: a field of the kind; ``-`` before it turns it round; ids break ties.
+        ``order_by``: a field of the kind; ``-`` before it turns it round; ids break ties,
+        and rows without the field come last (with ``-``: first).
         """
         clause, values = self._where(where, also)
         field, turn = order_by.lstrip("-"), "DESC" if order_by.startswith("-") else "ASC"
+        # As PostgreSQL sorts by itself; what dbt Cloud does is not documented.
+        empty = "FIRST" if turn == "DESC" else "LAST"
         if field != "id" and field not in KINDS[kind]:
             raise ValueError(f"{kind} are not ordered by {field!r}")
         sql = (
             f"SELECT doc FROM {kind}{clause} "  # noqa: S608
-            f"ORDER BY [{field}] {turn}, id {turn} LIMIT ? OFFSET ?"
+            f"ORDER BY [{field}] {turn} NULLS {empty}, id {turn} LIMIT ? OFFSET ?"
         )
         with self.lock:
             rows = self._db.execute(sql, (*values, limit, offset)).fetchall()

@@ -437,6 +437,7 @@ def test_runs_are_filtered_ordered_and_paged(
     assert found(offset=100) == [*runs[100:], active]
     assert found(order_by="-id", limit=2) == [active, runs[-1]]
     assert found(order_by="finished_at", status__in="[10,20,30]", limit=3) == by_finish[:3]
+    assert found(order_by="-finished_at", limit=2) == [active, runs[0]]
     assert found(status=3) == found(status__in="[1,2,3]") == [active]
     assert found(job_definition_id=job, limit=1) == [runs[1]]
     assert found(id__gt=runs[-1]) == [active]
