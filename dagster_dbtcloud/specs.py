@@ -100,7 +100,13 @@ def build_specs(
     """
     translator = validate_translator(translator)
     selected = select_nodes(manifest, select=select, exclude=exclude, selector=selector)
-    reading = Reading(translator, manifest.raw, stamp={MANIFEST: manifest.digest[:12]}, links=links)
+    reading = Reading(
+        translator,
+        manifest.raw,
+        stamp={MANIFEST: manifest.digest[:12]},
+        links=links,
+        origin=manifest.origin,
+    )
     remember(reading)
     asset_specs: dict[str, dg.AssetSpec] = {}
     upstream: dict[str, None] = {}

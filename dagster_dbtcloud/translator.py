@@ -6,6 +6,7 @@ It neither selects nodes nor decides which of them make a definition: ``specs.py
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ _NOTHING_KNOWN: Mapping[str, Any] = {
     "tags": (),
     "depends_on": MappingProxyType({"nodes": ()}),
 }
+_DEPS_HOLD_METADATA = "metadata" in inspect.signature(dg.AssetDep.__new__).parameters
+"""The first releases of Dagster 1.12 have no metadata on dependencies."""
 _TAG_KEY = re.compile(r"(?:(?:[\w.-]{1,63}|dagster/kind)/)?[\w.-]{1,63}", re.ASCII)
 _NOT_IN_CHECK_NAME = re.compile(r"[^\w.]", re.ASCII)
 
@@ -184,12 +187,12 @@ class DagsterDbtTranslator:
                 continue
             mapping = self.get_partition_mapping(props, reading.props(parent))
             if mapping is not None:
-                dep = dg.AssetDep(dep.asset_key, partition_mapping=mapping, metadata=dep.metadata)
+                dep = _asset_dep(dep.asset_key, mapping, getattr(dep, "metadata", None))
             deps[dep.asset_key] = dep
         if dagster_meta(props).get("has_self_dependency"):
             mapping = self.get_partition_mapping(props, props)
             if mapping is not None:
-                deps[key] = dg.AssetDep(key, partition_mapping=mapping)
+                deps[key] = _asset_dep(key, mapping)
         return list(deps.values())
 
     def get_asset_check_spec(
@@ -463,12 +466,14 @@ class Reading:
         *,
         stamp: Mapping[str, Any] | None = None,
         links: ProjectLinks | None = None,
+        origin: str = "the manifest",
     ) -> None:
         self.translator = translator
         self.manifest = manifest
         self.project = project
         self.stamp = stamp or {}
         self.links = links
+        self.origin = origin
         self.adapter_type: str | None = (manifest.get("metadata") or {}).get("adapter_type")
         self._collections = [manifest[name] for name in _COLLECTIONS if manifest.get(name)]
         self._stand_ins: dict[str, Props] = {}
@@ -536,7 +541,7 @@ class Reading:
                     # Dagster would take the source for the node of ours with this relation, which
                     # may be a dependency already, or lie downstream
                     del metadata["dagster/table_name"]
-            dep = self._deps[unique_id] = dg.AssetDep(spec.key, metadata=metadata)
+            dep = self._deps[unique_id] = _asset_dep(spec.key, metadata=metadata)
         return dep
 
     @cached_property
@@ -717,7 +722,7 @@ class Reading:
                 stack.pop()
             elif current in opened:
                 raise ManifestError(
-                    f"The graph of this manifest has a cycle through {current}.", origin="manifest"
+                    f"{self.origin}: the graph has a cycle through {current}.", origin=self.origin
                 )
             else:
                 opened.add(current)
@@ -770,6 +775,15 @@ def _materialized(props: Props) -> str | None:
 def _place(props: Props) -> str:
     path = props.get("original_file_path")
     return f"{props.get('unique_id')} ({path})" if path else str(props.get("unique_id"))
+
+
+def _asset_dep(
+    key: dg.AssetKey,
+    mapping: dg.PartitionMapping | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> dg.AssetDep:
+    described = {"metadata": metadata} if metadata and _DEPS_HOLD_METADATA else {}
+    return dg.AssetDep(key, partition_mapping=mapping, **described)
 
 
 def _tags(tags: Sequence[str] | str) -> dict[str, str]:
