@@ -472,12 +472,12 @@ def serve(
     state_dir: Path | str | None = None,
     env_file: Path | str | None = None,
     duckdb_path: Path | str | None = None,
-    on_ready: Callable[[dict[str, str]], None] | None = None,
+    on_ready: Callable[[Sandbox], None] | None = None,
 ) -> None:
     """Run a sandbox until SIGINT or SIGTERM, then stop what it started. Main thread only.
 
     ``env_file`` gets ``export NAME=value`` lines of ``Sandbox.env`` and is readable by its
-    owner alone. ``on_ready`` is called with them once requests are answered.
+    owner alone. ``on_ready`` is called with the sandbox once requests are answered.
 
     Raises: OSError (the port is taken), ProjectError (no dbt project there).
     """
@@ -499,7 +499,7 @@ def serve(
             if env_file is not None:
                 write_env_file(Path(env_file), sandbox.env)
             if on_ready is not None:
-                on_ready(sandbox.env)
+                on_ready(sandbox)
             over.wait()
     finally:
         for number, handler in before.items():

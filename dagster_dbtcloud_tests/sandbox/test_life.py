@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from dagster_dbtcloud.sandbox import serve
 serve(project_dir=sys.argv[1], state_dir=sys.argv[2], env_file=sys.argv[3],
-      on_ready=lambda env: print(env["DBT_CLOUD_ACCESS_URL"], flush=True))
+      on_ready=lambda sandbox: print(sandbox.url, flush=True))
 """
 
 
