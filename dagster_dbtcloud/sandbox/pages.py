@@ -84,13 +84,13 @@ def _run_rows(cloud: Cloud, where: Doc) -> str:
                 _status(STATUS_NAMES[run["status"]]),
                 escape(job["name"]),
                 escape(trigger["cause"]),
-                escape(wire.run_time(run["created_at"]) or ""),
+                escape(run["created_at"][:19]),
                 wire.duration(seconds),
             )
         )
     if not rows:
         return "<p class='note'>No run yet.</p>"
-    return _table(("Run", "Status", "Job", "Cause", "Created", "Duration"), rows)
+    return _table(("Run", "Status", "Job", "Cause", "Created (UTC)", "Duration"), rows)
 
 
 def _home(call: Call, _: re.Match[str]) -> HTMLResponse:
@@ -145,8 +145,8 @@ def _run(call: Call, match: re.Match[str]) -> HTMLResponse:
         ("Message", escape(run["status_message"] or "")),
         ("Job", _link(_job_path(stored_job), job["name"]) if stored_job else escape(job["name"])),
         ("Cause", escape(trigger["cause"])),
-        ("Created", escape(run["created_at"])),
-        ("Finished", escape(run["finished_at"] or "")),
+        ("Created (UTC)", escape(run["created_at"][:19])),
+        ("Finished (UTC)", escape((run["finished_at"] or "")[:19])),
         ("Duration", escape(run["run_duration"])),
         ("Commit", escape(f"{run['git_branch'] or ''} {run['git_sha'] or ''}")),
         ("Waits for", ", ".join(str(one) for one in run["blocked_by"])),
