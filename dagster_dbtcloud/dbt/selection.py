@@ -1,13 +1,14 @@
 """Select nodes of a manifest in dbt's own node selection language, without dbt.
 
 ``select`` gives the same unique ids as ``dbt ls`` of dbt-core 1.11 (docs/selection.md lists where
-not, and why). It reads nothing but the manifest: no disk, no earlier run.
+not, and why). It reads nothing but manifests: no disk, no earlier run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from dagster_dbtcloud.dbt.comparison import state
 from dagster_dbtcloud.dbt.expression import (
     Criterion,
     Expression,
@@ -62,19 +63,21 @@ def select(
     indirect_selection: str = "eager",
     resource_types: Collection[str] | None = None,
     include_empty: bool = True,
+    previous: Manifest | None = None,
 ) -> frozenset[str]:
     """Return the unique ids that dbt would select, as ``--select`` and ``--exclude`` say.
 
     With none of the three, the manifest's default YAML selector, or else everything. ``selector``
     names a YAML selector and stands alone. ``resource_types`` keeps those types only, all when it
     is None. ``include_empty=False`` drops nodes with blank code, as ``build``, ``run`` and ``test``
-    do and ``ls`` does not. Disabled nodes are never selected.
+    do and ``ls`` does not. ``previous`` is the manifest that ``state:`` compares with. Disabled
+    nodes are never selected.
 
     Raises: SelectionError, pointing at the place in the text.
     """
     check_indirect_selection(indirect_selection)
     expression = _expression(manifest, select, exclude, selector)
-    found = _Evaluation(manifest, indirect_selection).result(expression)
+    found = _Evaluation(manifest, indirect_selection, previous).result(expression)
     if resource_types is None and include_empty:
         return frozenset(found)
     nodes = manifest.nodes
@@ -170,9 +173,10 @@ class _Evaluation:
     cautious and buildable a parent of theirs is missing; a group may bring that parent.
     """
 
-    def __init__(self, manifest: Manifest, mode: str) -> None:
+    def __init__(self, manifest: Manifest, mode: str, previous: Manifest | None = None) -> None:
         self.manifest = manifest
         self.mode = mode
+        self.previous = previous
 
     def result(self, expression: Expression | None) -> set[str]:
         if expression is None:
@@ -219,7 +223,10 @@ class _Evaluation:
         manifest = self.manifest
         selected: set[str] = set()
         for criterion in criteria:
-            selected.update(METHODS[criterion.method](manifest, criterion))
+            if criterion.method == "state" and self.previous is not None:
+                selected.update(state(manifest, self.previous, criterion))
+            else:
+                selected.update(METHODS[criterion.method](manifest, criterion))
         operators = criteria[0]
         if operators.childrens_parents or operators.parents or operators.children:
             matched = frozenset(selected)

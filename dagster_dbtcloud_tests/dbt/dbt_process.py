@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import lru_cache
 from typing import Any, TextIO
 
 from dbt.cli.flags import Flags
@@ -16,7 +17,9 @@ from dbt.clients.yaml_helper import load_yaml_text
 from dbt.config.runtime import RuntimeConfig, load_profile, load_project
 from dbt.config.selectors import SelectorDict
 from dbt.contracts.graph.manifest import Manifest
+from dbt.contracts.state import PreviousState
 from dbt.flags import set_flags
+from dbt.task import runnable
 from dbt.task.list import ListTask
 
 _LS = ["--quiet", "--no-write-json", "ls", "--output", "json", "--output-keys", "unique_id"]
@@ -31,6 +34,8 @@ class Dbt:
             raise parsed.exception
         self.manifest: Manifest = parsed.result
         self._configs: dict[str, RuntimeConfig] = {}
+        # Reading the manifest to compare with takes dbt a second; once is enough.
+        runnable.PreviousState = lru_cache(maxsize=1)(PreviousState)
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if "ls" in question:

@@ -1,11 +1,13 @@
-"""Random selections over the words of a manifest: the same seed gives the same selection.
+"""Random selections over the words of a manifest, and manifests to compare it with; by seed.
 
 They are made to be met, not to be sensible: names cut, globbed and misspelt, operators anywhere.
 """
 
 from __future__ import annotations
 
+import copy
 import random
+from collections.abc import Callable
 from typing import Any
 
 from dagster_dbtcloud.dbt.manifest import Manifest
@@ -152,3 +154,96 @@ class Generator:
 
     def _rarely(self, probability: float) -> bool:
         return self.random.random() < probability
+
+
+COLLECTIONS = [
+    *("nodes", "nodes", "nodes", "sources", "exposures", "metrics", "semantic_models"),
+    *("saved_queries", "unit_tests", "functions"),
+]
+
+
+def other_manifest(raw: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return a manifest as it may have been before: some nodes otherwise, some not there."""
+    choose = random.Random(seed)  # noqa: S311 - cases, not secrets
+    other: dict[str, Any] = copy.deepcopy(raw)
+    for _ in range(choose.randint(3, 25)):
+        entries = other[choose.choice(COLLECTIONS)]
+        if not entries:
+            continue
+        unique_id = choose.choice(sorted(entries))
+        if choose.random() < 0.1:
+            entries.pop(unique_id)
+        elif choose.random() < 0.8:
+            _age(entries[unique_id], choose)
+    for unique_id in choose.sample(sorted(other["macros"]), choose.choice([0, 0, 1])):
+        other["macros"][unique_id]["macro_sql"] += " "
+    if choose.random() < 0.3:
+        project = [i for i in other["macros"] if i.split(".")[1] in ("zoo", "helper")]
+        other["macros"].pop(choose.choice(project))
+    return other
+
+
+def _age(entry: dict[str, Any], choose: random.Random) -> None:
+    """Change one thing of a node."""
+    text = choose.choice(["was", "otherwise"])
+    kind = entry["resource_type"]
+    changes: list[Callable[[], object]] = [
+        lambda: entry.update(description=text),
+        lambda: entry["fqn"].insert(1, text),
+        lambda: entry.update(label=text) if "label" in entry else None,
+        lambda: (
+            entry["unrendered_config"].update({choose.choice(CONFIGS): text})
+            if "unrendered_config" in entry
+            else None
+        ),
+        lambda: entry["unrendered_config"].clear() if "unrendered_config" in entry else None,
+    ]
+    if "raw_code" in entry:
+        changes += [lambda: entry.update(raw_code=text)] * 2
+        changes.append(lambda: [c.update(description=text) for c in entry["columns"].values()])
+    if "checksum" in entry and isinstance(entry["checksum"], dict):
+        changes.append(lambda: entry["checksum"].update(checksum=text))
+    elif "checksum" in entry:
+        changes.append(lambda: entry.update(checksum=text))
+    if kind == "model":
+        changes += [
+            lambda: entry.update(access=choose.choice(["public", "private"])),
+            lambda: entry.update(latest_version=7),
+            lambda: entry["contract"].update(checksum=text),
+            lambda: entry["contract"].update(enforced=not entry["contract"]["enforced"]),
+        ]
+    if kind == "source":
+        changes += [
+            lambda: entry.update({choose.choice(["database", "schema", "identifier"]): text}),
+            lambda: entry.update(loaded_at_field=text),
+            lambda: entry["quoting"].update(schema=True),
+        ]
+    if kind == "exposure":
+        changes += [
+            lambda: entry.update(url=text),
+            lambda: entry["owner"].update(name=text),
+            lambda: entry["depends_on"]["nodes"].pop(),
+            lambda: entry["depends_on"]["nodes"].reverse(),
+        ]
+    if kind == "semantic_model":
+        changes += [lambda: entry.update(primary_entity=text), lambda: entry["entities"].clear()]
+        changes.append(lambda: entry["config"]["meta"].update(owner=text))
+    if kind == "saved_query":
+        changes += [
+            lambda: entry["query_params"].update(metrics=[]),
+            lambda: entry["exports"].clear(),
+            lambda: entry["exports"][0].update(name=text) if entry["exports"] else None,
+            lambda: entry.update(tags=[text]),
+        ]
+    if kind == "function":
+        changes += [
+            lambda: entry["arguments"].clear(),
+            lambda: entry["returns"].update(data_type=text),
+        ]
+    choose.choice(changes)()
+
+
+CONFIGS = [
+    *("materialized", "alias", "schema", "tags", "meta", "group", "severity", "where", "enabled"),
+    *("post-hook", "unheard_of"),
+]
