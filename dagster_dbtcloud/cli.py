@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -119,21 +119,24 @@ def sandbox(
       set -a; . ./sandbox.env; set +a
       dagster-dbtcloud check
     """
-    serve = _extra_sandbox().serve
+    room = _extra_sandbox()
 
-    def on_ready(variables: dict[str, str]) -> None:
-        for name, value in variables.items():
+    def on_ready(ready: Any) -> None:
+        for name, value in ready.env.items():
             click.echo(f"export {name}={value}")
         click.echo(f"Serving {project_dir}. Ctrl-C stops.", err=True)
 
-    serve(
-        project_dir=project_dir,
-        host=host,
-        port=port,
-        state_dir=state_dir,
-        env_file=env_file,
-        on_ready=on_ready,
-    )
+    try:
+        room.serve(
+            project_dir=project_dir,
+            host=host,
+            port=port,
+            state_dir=state_dir,
+            env_file=env_file,
+            on_ready=on_ready,
+        )
+    except (room.ProjectError, OSError) as error:
+        raise ConfigError(f"The sandbox does not start: {error}") from error
 
 
 @cli.command()

@@ -21,6 +21,13 @@ BUILDING = frozenset({"build", "run", "seed", "snapshot", "retry", "clone"})
 CHECKING = frozenset({"test"})
 _OTHER = {"clean", "compile", "debug", "deps", "docs", "init", "list", "ls", "parse", "show"}
 _COMMANDS = BUILDING | CHECKING | _OTHER | {"run-operation", "source"}
+_FLAGS_WITH_VALUE = frozenset(
+    {"--log-format", "--log-format-file", "--log-level", "--log-level-file", "--log-path"}
+    | {"--log-file-max-bytes", "--printer-width", "--profile", "--profiles-dir", "--project-dir"}
+    | {"--target", "-t", "--target-path", "--state", "--defer-state", "--warn-error-options"}
+    | {"--record-timing-info", "-r", "--indirect-selection"}
+)
+"""dbt's own flags that may stand before the sub-command; a value may look like one ("debug")."""
 
 
 def dbt_command(command: str | None) -> str | None:
@@ -36,7 +43,13 @@ def dbt_command(command: str | None) -> str | None:
         words = command.split()
     if not words or words[0].rsplit("/", 1)[-1] != "dbt":
         return None
-    return next((word for word in words[1:] if word in _COMMANDS), None)
+    flags = iter(words[1:])
+    for word in flags:
+        if word in _FLAGS_WITH_VALUE:
+            next(flags, None)
+        elif not word.startswith("-"):
+            return word if word in _COMMANDS else None
+    return None
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Literal, cast
 
 import dagster as dg
 
 from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
-from dagster_dbtcloud.cloud.models import Run, RunStatus, TriggerRun
+from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep, TriggerRun
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.dbt.tail import LogTail
 from dagster_dbtcloud.errors import (
@@ -47,7 +48,7 @@ from dagster_dbtcloud.events import (
     failure_table,
     interpret,
 )
-from dagster_dbtcloud.harvest import Harvest, harvest
+from dagster_dbtcloud.harvest import Harvest, dbt_command, harvest
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext
 StepEvent = (
@@ -67,6 +68,8 @@ STARTED, RECORDED = "started", "recorded"
 
 _SETTLE_DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds between looks for a run whose trigger got no answer: 30 in total."""
+_LOOKED_AT = 50
+"""How many of a job's newest runs are looked at for a cause."""
 _FIRST_POLL, _POLL_GROWTH, _LAST_POLL = 1.0, 1.15, 10.0
 """Seconds: the poll interval of a fresh run, its factor, and its maximum."""
 _GRACE_AFTER_TRIGGER = 60.0
@@ -75,6 +78,8 @@ _AUTHENTICATION_TRIES = 4
 _LATE_ARTIFACT_GRACE = {True: 120.0, False: 20.0}
 """Seconds to wait for a step's results, by whether the step succeeded. A step that failed to parse
 its project leaves none, so little is spent on it."""
+_LATE_LOGS_SECONDS = 10.0
+"""How long the logs of a finished run may be missing (docs/dbt-cloud-api.md)."""
 _LOG_CHUNK_LINES = 200
 
 
@@ -151,18 +156,26 @@ def start_run(
     raise AssertionError("unreachable")
 
 
+def abandon(client: DbtCloudClient, job_id: int, cause: str) -> None:
+    """Cancel the run with this cause, if there is one: its trigger was interrupted. One look."""
+    with client, suppress(DbtCloudError):  # why the caller leaves is what counts
+        run = _with_cause(client, job_id, cause)
+        if run is not None and not run.is_complete:
+            client.cancel_run(run.id)
+
+
 def _find_by_cause(client: DbtCloudClient, job_id: int, cause: str, clock: Clock) -> Run | None:
     for delay in _SETTLE_DELAYS:
         clock.sleep(delay)
-        listed = client.runs(
-            job_id=job_id, order_by="-id", include=("trigger", "job"), page_size=25
-        )
-        for number, run in enumerate(listed, start=1):
-            if run.trigger is not None and run.trigger.cause == cause:
-                return run
-            if number == 50:
-                break
+        if run := _with_cause(client, job_id, cause):
+            return run
     return None
+
+
+def _with_cause(client: DbtCloudClient, job_id: int, cause: str) -> Run | None:
+    listed = client.runs(job_id=job_id, order_by="-id", include=("trigger", "job"), page_size=25)
+    newest = islice(listed, _LOOKED_AT)
+    return next((run for run in newest if run.trigger and run.trigger.cause == cause), None)
 
 
 # --- follow --------------------------------------------------------------------------------------
@@ -262,6 +275,8 @@ class DbtCloudCliInvocation:
         self._context = context
         self._expected = expected
         self._log = _logger(context)
+        self._step_logs = _StepLogs(self._log.info)
+        self._followed = False
 
     def __repr__(self) -> str:
         return f"DbtCloudCliInvocation(run_id={self.run.id}, args={list(self.args)!r})"
@@ -292,18 +307,19 @@ class DbtCloudCliInvocation:
         with self._client:
             try:
                 self._follow(timeout)
-            except BaseException as error:
-                self._leave(error)
-                if isinstance(error, RunError):
-                    raise self._as_failure(error, ()) from error
-                raise
+            except RunError as error:
+                raise self._as_failure(error, ())  # noqa: B904 - outside a step it is the same one
             yield from self._results()
 
     def is_successful(self) -> bool:
-        """Whether the run has ended well; follows it to its end if need be."""
-        if not self.run.is_complete:
-            for _ in self.wait():
-                pass
+        """Whether the run has ended well; follows it to its end if need be.
+
+        It takes nothing from ``wait``, which still yields all events.
+
+        Raises: ApiError.
+        """
+        with self._client:
+            self._follow(None)
         return self.run.is_success
 
     def get_artifact(self, path: str, *, step: int | None = None) -> bytes:
@@ -322,31 +338,61 @@ class DbtCloudCliInvocation:
         with self._client:
             self.run = self._client.cancel_run(self.run.id)
 
+    def announce(self) -> None:
+        """Write the run's link to the log, and its id on the Dagster run."""
+        with self._leaving():
+            self._log.info(
+                f"Started dbt Cloud run {self.run.id}: {command_line(self.args)}\n"
+                f"{self.run.href or ''}"
+            )
+            self._tag(STARTED)
+
     # --- following
 
     def _follow(self, timeout: float | None) -> None:
-        logs = _StepLogs(self._log.info)
+        if self._followed:
+            return
         status: tuple[int, tuple[int, ...]] | None = None
-        for run in follow(self._client, self.run.id, clock=self._clock, timeout=timeout):
-            self.run = run
-            if (now := (run.status, tuple(run.blocked_by or ()))) != status:
-                status = now
-                self._log.info(_status_line(run))
-            logs.show(run)
+        with self._leaving():
+            for run in follow(self._client, self.run.id, clock=self._clock, timeout=timeout):
+                self.run = run
+                if (now := (run.status, tuple(run.blocked_by or ()))) != status:
+                    status = now
+                    self._log.info(_status_line(run))
+                if run.is_complete:
+                    self.run = run = self._with_late_logs(run)
+                self._step_logs.show(run)
+        self._followed = True
 
-    def _leave(self, error: BaseException) -> None:
+    def _with_late_logs(self, run: Run) -> Run:
+        """Return the finished run with its logs, which dbt Cloud may store a little later."""
+        waited = 0.0
+        while waited < _LATE_LOGS_SECONDS and any(_lacks_log(step) for step in run.run_steps):
+            self._clock.sleep(2.0)
+            waited += 2.0
+            run = self._client.run(run.id, include=("trigger", "job", "run_steps"))
+        return run
+
+    @contextmanager
+    def _leaving(self) -> Iterator[None]:
         """Cancel the run that nobody will watch any more; never hide why we leave."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(BaseException):  # a second signal, a log that is closed already
+                self._leave(type(error).__name__)
+            raise
+
+    def _leave(self, reason: str) -> None:
         if self.run.is_complete:
             return
         if self.on_leave == "detach":
-            self._log.warning(
-                f"Leaving dbt Cloud run {self.run.id} running ({type(error).__name__})."
-            )
+            self._log.warning(f"Leaving dbt Cloud run {self.run.id} running ({reason}).")
             return
         try:
             with self._short_client() as client:
                 client.cancel_run(self.run.id)
-            self._log.warning(f"Cancelled dbt Cloud run {self.run.id} ({type(error).__name__}).")
+            self._log.warning(f"Cancelled dbt Cloud run {self.run.id} ({reason}).")
         except DbtCloudError as trouble:
             self._log.error(
                 f"dbt Cloud run {self.run.id} could not be cancelled and may go on: {trouble} "
@@ -564,6 +610,12 @@ def _status_line(run: Run) -> str:
     if run.status_message:
         line += f" ({run.status_message})"
     return f"{line}. {run.href or ''}".rstrip()
+
+
+def _lacks_log(step: RunStep) -> bool:
+    """Whether a dbt step ran and shows no word of it; the built-in ``dbt deps`` may be silent."""
+    ran = step.started_at is not None and step.status in (RunStatus.SUCCESS, RunStatus.ERROR)
+    return ran and not step.logs and dbt_command(step.command) not in (None, "deps")
 
 
 def _last_words(run: Run) -> str:

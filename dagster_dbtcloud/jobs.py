@@ -6,7 +6,8 @@ that is free; it triggers nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Literal
 
 from dagster_dbtcloud.clock import Clock
@@ -14,6 +15,7 @@ from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Job, RunStatus
 from dagster_dbtcloud.errors import (
     ApiConnectionError,
+    ApiError,
     ApiResponseError,
     ConfigError,
     DbtCloudError,
@@ -26,6 +28,8 @@ PoolMode = Literal["overflow", "wait", "fail"]
 _DESCRIPTION = "Dagster runs dbt commands through this job. Its own steps are not used."
 _ACTIVE = (RunStatus.QUEUED, RunStatus.STARTING, RunStatus.RUNNING)
 _WAIT_POLL = 5.0
+_SETTLE_DELAYS = (0.0, 1.0, 2.0, 4.0)
+"""Seconds between looks for a job whose creation got no answer."""
 
 
 def adhoc_job_names(ids: WorkspaceIds, name: str | None, size: int) -> tuple[str, ...]:
@@ -34,33 +38,50 @@ def adhoc_job_names(ids: WorkspaceIds, name: str | None, size: int) -> tuple[str
     return tuple(first if index == 0 else f"{first}__{index}" for index in range(size))
 
 
-def get_or_create_job(client: DbtCloudClient, ids: WorkspaceIds, name: str) -> Job:
+def get_or_create_job(client: DbtCloudClient, ids: WorkspaceIds, name: str, *, clock: Clock) -> Job:
     """Return the job with this name in the environment, made if there is none.
 
-    dbt Cloud allows equal names. Two processes that make the job at the same moment agree on the
-    one with the lowest id, and the other is deleted again.
+    dbt Cloud allows equal names. Processes that make the job at the same moment, and tries whose
+    answer was lost, agree on the job with the lowest id; the others are deleted again.
 
-    Raises: ApiError; PermissionDeniedError when the token may not make jobs.
+    Raises: ApiError; PermissionDeniedError or NotFoundError when the token may not make jobs.
     """
     found = _named(client, ids, name)
     if found:
         return found[0]
-    own: Job | None = None
-    try:
-        own = client.create_job(
-            project_id=ids.project_id,
-            environment_id=ids.environment_id,
-            name=name,
-            execute_steps=["dbt parse"],
-            description=_DESCRIPTION,
-        )
-    except (ApiConnectionError, ServerError, ApiResponseError):
-        if not _named(client, ids, name):
-            raise
-    found = _named(client, ids, name) or ([own] if own else [])
-    if own is not None and found[0].id != own.id:
-        client.delete_job(own.id)
+    for tries_left in (2, 1, 0):
+        try:
+            made = client.create_job(
+                project_id=ids.project_id,
+                environment_id=ids.environment_id,
+                name=name,
+                execute_steps=["dbt parse"],
+                description=_DESCRIPTION,
+            )
+        except (ApiConnectionError, ServerError, ApiResponseError) as error:
+            if isinstance(error, ApiConnectionError) and not error.sent:
+                raise
+            found = _settled(client, ids, name, clock)
+            if not found and not tries_left:
+                raise
+        else:
+            found = _named(client, ids, name) or [made]
+        if found:
+            break
+    for surplus in found[1:]:
+        if surplus.description == _DESCRIPTION:
+            with suppress(ApiError):  # another process was quicker, or it may stay: untidy only
+                client.delete_job(surplus.id)
     return found[0]
+
+
+def _settled(client: DbtCloudClient, ids: WorkspaceIds, name: str, clock: Clock) -> list[Job]:
+    """Look for the job that a request without an answer may have made."""
+    for delay in _SETTLE_DELAYS:
+        clock.sleep(delay)
+        if found := _named(client, ids, name):
+            return found
+    return []
 
 
 def _named(client: DbtCloudClient, ids: WorkspaceIds, name: str) -> list[Job]:
@@ -78,6 +99,7 @@ def pick_job(
     *,
     mode: PoolMode,
     clock: Clock,
+    log: Callable[[str], None],
 ) -> Job:
     """Return a job of the pool with no active run, since dbt Cloud runs one run of a job at a time.
 
@@ -88,9 +110,10 @@ def pick_job(
     """
     if mode not in ("overflow", "wait", "fail"):
         raise ConfigError(f"adhoc_job_pool_mode {mode!r} is not one of overflow, wait, fail.")
-    jobs = [get_or_create_job(client, ids, name) for name in names]
+    jobs = [get_or_create_job(client, ids, name, clock=clock) for name in names]
     if len(jobs) == 1 and mode == "overflow":
         return jobs[0]
+    told = False
     while True:
         busy = {
             run.job_id
@@ -108,4 +131,7 @@ def pick_job(
                 f"All {len(jobs)} ad hoc jobs of the pool have an active run "
                 "(adhoc_job_pool_mode is 'fail'). Raise adhoc_job_pool_size, or use 'wait'."
             )
+        if not told:
+            log(f"All {len(jobs)} ad hoc jobs have an active run; waiting until one is free.")
+            told = True
         clock.sleep(_WAIT_POLL)

@@ -13,33 +13,51 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dagster_dbtcloud import _dagster_private
+from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.filters import why_not_production
 from dagster_dbtcloud.cloud.models import Run, RunStatus
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.errors import (
     ApiError,
+    ApiResponseError,
     ConfigError,
     ManifestError,
     NotFoundError,
     StateError,
 )
 
+try:
+    import fcntl
+except ImportError:  # Windows: two processes there may both parse, which is wasteful, not wrong
+    fcntl = None  # type: ignore[assignment]
+
 logger = logging.getLogger("dagster_dbtcloud")
 
 CACHE_VARIABLE = "DAGSTER_DBTCLOUD_CACHE_DIR"
 MANIFEST = "manifest.json"
-_CANDIDATES = 50
-"""How many of the newest finished runs are asked for a manifest before a parse is thought of."""
+_PAGE = 50
+_LISTED = 5_000
+"""How many of the newest finished runs are looked through; those of pull requests can be many."""
+_ASKED = 50
+"""How many production runs among them are asked for a manifest before a parse is thought of."""
+_BROKEN = 5
+"""How many manifests that cannot be read are downloaded before the search is given up."""
 _KEEP = 10
 """How many manifests the cache keeps; the newest survive."""
+_KEEP_GIVEN = 8
+"""How many given manifests a process remembers, so that they are not parsed at each use."""
+_LATE_MANIFEST_SECONDS = 120.0
+"""How long the manifest of a parse that succeeded may take to be stored."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +98,7 @@ class ManifestPointer:
                 step=None if raw["step"] is None else int(raw["step"]),
                 digest=str(raw["digest"]),
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return None
 
 
@@ -143,6 +161,25 @@ class ManifestCache:
     def set_last_good(self, key: str, pointer: ManifestPointer) -> None:
         self._write(self._current(key), pointer.to_json().encode())
 
+    @contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Hold the workspace's lock among all processes that share this cache.
+
+        Without a cache that can be written, or on Windows, it holds nothing.
+        """
+        try:
+            path = self.root / "locks" / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        except OSError as error:
+            logger.warning("The cache %s cannot be written: %s", self.root, error)
+            yield
+            return
+        with file:  # closing it gives the lock back, as the end of the process does
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _content(self, digest: str) -> Path:
         return self.root / "manifests" / f"{digest}.json"
 
@@ -169,7 +206,7 @@ class ManifestCache:
             in_use = {
                 pointer.digest
                 for path in (self.root / "current").glob("*.json")
-                if (pointer := ManifestPointer.from_json(path.read_text(encoding="utf-8")))
+                if (pointer := self.last_good(path.stem))
             }
             files = sorted(
                 (self.root / "manifests").glob("*.json"),
@@ -197,10 +234,12 @@ class StateSource:
     client: Callable[[WorkspaceIds], DbtCloudClient]
     parse: Callable[[WorkspaceIds], Run]
     cache: ManifestCache
+    clock: Clock
     given: str | Path | Mapping[str, Any] | None = None
 
 
 _loaded: dict[tuple[str, str], State] = {}
+_given: dict[Hashable, tuple[object, State]] = {}
 _loading = threading.RLock()
 
 
@@ -215,7 +254,7 @@ def load_state(source: StateSource, *, refresh: bool = False) -> State:
     Raises: StateError, ManifestError, ConfigError.
     """
     if source.given is not None:
-        return State(_given_manifest(source.given), pointer=None)
+        return _given_state(source.given)
     memo = (str(source.cache.root), source.key)
     with _loading:
         state = _remembered(source, _loaded.get(memo))
@@ -235,7 +274,7 @@ def find_state(source: StateSource) -> State | None:
     Raises: StateError, when dbt Cloud gives no answer and the cache is empty; ConfigError.
     """
     if source.given is not None:
-        return State(_given_manifest(source.given), pointer=None)
+        return _given_state(source.given)
     try:
         ids = source.resolve()
         with source.client(ids) as client:
@@ -254,13 +293,28 @@ def _metadata_key(source: StateSource) -> str:
     return f"dagster_dbtcloud/state/{source.key}"
 
 
-def _given_manifest(given: str | Path | Mapping[str, Any]) -> Manifest:
+def _given_state(given: str | Path | Mapping[str, Any]) -> State:
+    """Read a manifest that the user gave; a file again when it has changed."""
+    key: Hashable
     if isinstance(given, Mapping):
-        return Manifest.from_dict(given, origin="the manifest given to DbtCloudWorkspace")
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"There is no manifest file at {path} (given to DbtCloudWorkspace).")
-    return Manifest.from_path(path)
+        key = id(given)  # kept alive by the memory below, so that the number stays its own
+    else:
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"There is no manifest file at {path} (given to DbtCloudWorkspace).")
+        stat = path.stat()
+        key = (path.absolute(), stat.st_mtime_ns, stat.st_size)
+    with _loading:
+        if key not in _given:
+            manifest = (
+                Manifest.from_dict(given, origin="the manifest given to DbtCloudWorkspace")
+                if isinstance(given, Mapping)
+                else Manifest.from_path(path)
+            )
+            while len(_given) >= _KEEP_GIVEN:
+                del _given[next(iter(_given))]
+            _given[key] = (given, State(manifest, pointer=None))
+        return _given[key][1]
 
 
 def _remembered(source: StateSource, in_process: State | None) -> State | None:
@@ -275,8 +329,15 @@ def _remembered(source: StateSource, in_process: State | None) -> State | None:
 def _from_pointer(source: StateSource, pointer: ManifestPointer) -> State:
     data = source.cache.read(pointer.digest)
     if data is None:
-        with source.client(pointer.ids) as client:
-            data = client.artifact(pointer.run_id, MANIFEST, step=pointer.step)
+        try:
+            with source.client(pointer.ids) as client:
+                data = client.artifact(pointer.run_id, MANIFEST, step=pointer.step)
+        except ApiError as error:
+            raise StateError(
+                f"{_origin(pointer.run_id)}, which this code location was built from, is neither "
+                f"in the cache {source.cache.root} nor to be had from dbt Cloud: {error} Let the "
+                f"processes share a cache ({CACHE_VARIABLE}), or reload the code location."
+            ) from error
         digest = source.cache.write(data)
         if digest != pointer.digest:
             raise StateError(
@@ -287,55 +348,73 @@ def _from_pointer(source: StateSource, pointer: ManifestPointer) -> State:
 
 
 def _newest(source: StateSource) -> State:
-    state = find_state(source) or _parsed(source, source.resolve())
+    state = find_state(source)
+    if state is not None:
+        _keep(source, state)
+        return state
+    with source.cache.locked(source.key):
+        # another process may have parsed while we waited, or dbt Cloud has dropped its old runs
+        ids = source.resolve()
+        known = source.cache.last_good(source.key)
+        state = _known(source, known, ids) or _parsed(source, ids)
+        _keep(source, state)
+        return state
+
+
+def _keep(source: StateSource, state: State) -> None:
     if state.pointer is not None and state.warning is None:
         source.cache.set_last_good(source.key, state.pointer)
-    return state
+
+
+def _known(source: StateSource, known: ManifestPointer | None, ids: WorkspaceIds) -> State | None:
+    """Return the state that ``known`` points to, if it is this workspace's and still cached."""
+    data = source.cache.read(known.digest) if known is not None and known.ids == ids else None
+    if known is None or data is None:
+        return None
+    return State(Manifest.from_bytes(data, origin=_origin(known.run_id)), known)
 
 
 def _newest_in_cloud(
     source: StateSource, ids: WorkspaceIds, client: DbtCloudClient
 ) -> State | None:
     known = source.cache.last_good(source.key)
-    damaged: ManifestError | None = None
-    for run in _candidates(client, ids):
-        if known is not None and known.ids == ids and known.run_id == run.id:
-            data = source.cache.read(known.digest)
-            if data is not None:
-                return State(Manifest.from_bytes(data, origin=_origin(run.id)), known)
-        found = _download(client, run)
-        if found is None:
-            continue
-        step, data = found
+    broken: list[ManifestError | ApiResponseError] = []
+    for run in islice(_candidates(client, ids), _ASKED):
+        if known is not None and known.run_id == run.id:
+            state = _known(source, known, ids)
+            if state is not None:
+                return state
         try:
+            found = _download(client, run)
+            if found is None:
+                continue
+            step, data = found
             manifest = Manifest.from_bytes(data, origin=_origin(run.id))
-        except ManifestError as error:
+        except (ManifestError, ApiResponseError) as error:
             logger.warning("%s An older run's manifest is looked for.", error)
-            damaged = damaged or error
+            broken.append(error)
+            if len(broken) == _BROKEN:
+                break
             continue
         return State(manifest, ManifestPointer(ids, run.id, step, source.cache.write(data)))
-    if damaged is not None:
-        raise damaged
+    if broken:
+        raise broken[0]
     return None
 
 
-def _candidates(client: DbtCloudClient, ids: WorkspaceIds) -> list[Run]:
-    """Return the newest finished production runs of the environment, newest first."""
-    runs: list[Run] = []
+def _candidates(client: DbtCloudClient, ids: WorkspaceIds) -> Iterator[Run]:
+    """Walk the finished production runs of the environment, newest first."""
     listed = client.runs(
         project_id=ids.project_id,
         environment_id=ids.environment_id,
         status_in=(RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED),
         order_by="-id",
         include=("trigger", "job"),
-        page_size=_CANDIDATES,
+        page_size=_PAGE,
     )
-    for number, run in enumerate(listed, start=1):
+    for run in islice(listed, _LISTED):
         if run.artifacts_saved is not False and why_not_production(run) is None:
-            runs.append(run)
-        if number == _CANDIDATES:
-            break
-    return runs
+            yield run
 
 
 def _download(client: DbtCloudClient, run: Run) -> tuple[int | None, bytes] | None:
@@ -360,9 +439,21 @@ def _parsed(source: StateSource, ids: WorkspaceIds) -> State:
         "No run of environment %s has a manifest yet: `dbt parse` is run in dbt Cloud once.",
         ids.environment_id,
     )
-    run = source.parse(ids)
-    with source.client(ids) as client:
-        found = _download(client, run)
+    try:
+        run = source.parse(ids)
+        with source.client(ids) as client:
+            found = _download(client, run)
+            delay, waited = 1.0, 0.0
+            while found is None and waited < _LATE_MANIFEST_SECONDS:
+                source.clock.sleep(delay)
+                waited, delay = waited + delay, min(delay * 2, 10.0)
+                found = _download(client, run)
+    except ApiError as error:
+        raise StateError(
+            f"No run of environment {ids.environment_id} has a manifest, and `dbt parse` could not "
+            f"be run to get one: {error} Run a job with `dbt build` in this environment, or give "
+            "DbtCloudWorkspace a manifest file."
+        ) from error
     if found is None:
         raise StateError(
             f"dbt Cloud run {run.id} parsed the project and left no {MANIFEST}. Look at the run "
@@ -379,7 +470,8 @@ def _last_good(source: StateSource, error: ApiError | ManifestError) -> State:
     if pointer is None or data is None:
         raise StateError(
             f"There is no manifest to build assets from: {error} Nothing is cached in "
-            f"{source.cache.root} either."
+            f"{source.cache.root} either. See `dagster-dbtcloud check` for what works, and reload "
+            "the code location; or give DbtCloudWorkspace a manifest file."
         ) from error
     warning = (
         f"The newest manifest cannot be read ({error}); the last known good one, of dbt Cloud "

@@ -226,7 +226,7 @@ def _adhoc_job(
     workspace: DbtCloudWorkspace, client: DbtCloudClient, ids: WorkspaceIds, found: list[Job]
 ) -> str:
     name = adhoc_job_names(ids, workspace.adhoc_job_name, 1)[0]
-    found.append(get_or_create_job(client, ids, name))
+    found.append(get_or_create_job(client, ids, name, clock=workspace.get_clock()))
     return f"{name} ({found[0].id})"
 
 

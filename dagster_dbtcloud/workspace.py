@@ -8,11 +8,14 @@ A workspace finds its manifest, builds specs from it, and starts dbt commands. I
 
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import dagster as dg
@@ -20,22 +23,21 @@ from pydantic import Field, PrivateAttr
 
 from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
-from dagster_dbtcloud.cloud.models import Run, TriggerRun
+from dagster_dbtcloud.cloud.models import ACTIVE_STATUSES, Run, TriggerRun
 from dagster_dbtcloud.errors import ApiError, ConfigError, DbtCloudError, StateError
 from dagster_dbtcloud.events import Declared
 from dagster_dbtcloud.harvest import dbt_command
 from dagster_dbtcloud.identity import raw_key, required_text, resolve, safe_name
 from dagster_dbtcloud.invocation import (
-    STARTED,
     Context,
     DbtCloudCliInvocation,
     Marker,
     OnLeave,
+    abandon,
     command_line,
     follow,
     op_context,
     start_run,
-    tag_run,
 )
 from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, pick_job
 from dagster_dbtcloud.specs import (
@@ -71,6 +73,8 @@ _FOLLOW_RETRY_SECONDS = 600.0
 """How long a run is followed blindly while dbt Cloud gives no answer."""
 _LEAVE_SECONDS = 4.0
 """How long a step that is being terminated tries to cancel its run."""
+
+_PARSE_CAUSE = "Dagster needs a manifest: no run of this environment has one"
 
 _SELECTING_COMMANDS = frozenset(
     {"build", "run", "test", "seed", "snapshot", "compile", "clone", "list", "ls"}
@@ -292,7 +296,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
     # --- state
 
     def _cache(self) -> ManifestCache:
-        return ManifestCache(Path(self.cache_dir) if self.cache_dir else default_cache_dir())
+        own = Path(self.cache_dir).expanduser() if self.cache_dir else None
+        return ManifestCache(own or default_cache_dir())
 
     def load_state(self, *, refresh: bool = False) -> State:
         """Return the manifest this workspace is built from, and where it came from.
@@ -318,23 +323,24 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             client=lambda ids: self._client_for(ids, _LOAD_RETRY_SECONDS),
             parse=self._parse,
             cache=self._cache(),
+            clock=self.get_clock(),
             given=self.manifest,
         )
 
     def _parse(self, ids: WorkspaceIds) -> Run:
         """Run ``dbt parse`` in dbt Cloud and wait for it; a parse that is under way is joined."""
         clock = self.get_clock()
-        cause = "Dagster needs a manifest: no run of this environment has one [dagster-parse]"
+        trigger = TriggerRun(cause=f"{_PARSE_CAUSE} [{uuid4().hex}]", steps_override=("dbt parse",))
         with self._client_for(ids, _FOLLOW_RETRY_SECONDS) as client:
-            job = pick_job(client, ids, self._job_names(ids)[:1], mode="overflow", clock=clock)
-            listed = client.runs(job_id=job.id, status_in=(1, 2, 3), order_by="-id")
-            under_way = [run for run in listed if run.trigger and run.trigger.cause == cause]
-            trigger = TriggerRun(cause=cause, steps_override=("dbt parse",))
-            run = (
-                under_way[0]
-                if under_way
-                else start_run(client, job.id, trigger, clock=clock, log=logger.warning)
-            )
+            names = self._job_names(ids)[:1]
+            job = pick_job(client, ids, names, mode="overflow", clock=clock, log=logger.warning)
+            run = _parse_under_way(client, job.id)
+            if run is None:
+                own = start_run(client, job.id, trigger, clock=clock, log=logger.warning)
+                run = _parse_under_way(client, job.id) or own
+                if run.id != own.id:
+                    with suppress(ApiError):  # one parse too many does no harm
+                        client.cancel_run(own.id)
             *_, run = follow(client, run.id, clock=clock)
             if not run.is_success:
                 raise StateError(
@@ -435,6 +441,10 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         log = logger if step is None else step.log
         client = self._client_for(ids, _FOLLOW_RETRY_SECONDS, log=log)
         trigger = TriggerRun(cause=_cause(step), steps_override=(command_line(words),))
+
+        def short_client() -> DbtCloudClient:
+            return self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
+
         with client:
             job = pick_job(
                 client,
@@ -442,21 +452,36 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                 self._job_names(ids),
                 mode=self.adhoc_job_pool_mode,  # type: ignore[arg-type]  # checked by pick_job
                 clock=clock,
+                log=log.info,
             )
-            run = start_run(client, job.id, trigger, clock=clock, log=log.warning)
-        log.info(f"Started dbt Cloud run {run.id}: {command_line(words)}\n{run.href or ''}")
-        tag_run(step, run.id, STARTED)
-        return DbtCloudCliInvocation(
+            try:
+                run = start_run(client, job.id, trigger, clock=clock, log=log.warning)
+            except Exception:
+                raise
+            except BaseException:  # terminated while the trigger was on its way
+                if on_leave == "cancel":
+                    abandon(short_client(), job.id, trigger.cause)
+                raise
+        invocation = DbtCloudCliInvocation(
             args=words,
             run=run,
             client=client,
-            short_client=lambda: self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS),
+            short_client=short_client,
             clock=clock,
             declared=declared,
             context=step,
             expected=expected,
             on_leave=on_leave,
         )
+        invocation.announce()
+        return invocation
+
+
+def _parse_under_way(client: DbtCloudClient, job_id: int) -> Run | None:
+    """Return the oldest active run that any Dagster process has started to get a manifest."""
+    listed = client.runs(job_id=job_id, status_in=ACTIVE_STATUSES, order_by="id")
+    ours = (run for run in listed if run.trigger and run.trigger.cause.startswith(_PARSE_CAUSE))
+    return next(ours, None)
 
 
 def _checked(args: Sequence[str]) -> list[str]:
@@ -465,8 +490,13 @@ def _checked(args: Sequence[str]) -> list[str]:
     words = [str(word) for word in args]
     if words[:1] == ["dbt"]:
         del words[0]
-    if not words:
+    if not words or not words[0].strip():
         raise ConfigError('cli() got no dbt command. Give it one, such as ["build"].')
+    if len(words[0].split()) > 1:
+        raise ConfigError(
+            f"cli() takes one word in each place; got {words[0]!r} as one. "
+            f"Write {words[0].split() + words[1:]!r}."
+        )
     return words
 
 
@@ -517,16 +547,19 @@ def _selection(
 
 
 _calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+_counting = threading.Lock()
 
 
 def _cause(step: dg.OpExecutionContext | None) -> str:
     """Return the sentence that dbt Cloud shows as the reason of the run, with our marker in it."""
     if step is None:
-        return "Started from Python by dagster_dbtcloud"
-    number = _calls[step] = _calls.get(step, -1) + 1
+        return f"Started from Python by dagster_dbtcloud [{uuid4().hex}]"
+    with _counting:
+        number = _calls[step] = _calls.get(step, -1) + 1
+    mapped = step.get_mapping_key()
     marker = Marker(
         dagster_run_id=step.run_id,
-        step_key=str(step.node_handle),
+        step_key=f"{step.node_handle}[{mapped}]" if mapped else str(step.node_handle),
         attempt=step.retry_number,
         number=number,
         deployment=os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME"),

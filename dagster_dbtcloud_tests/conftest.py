@@ -14,6 +14,7 @@ import pytest
 
 from dagster_dbtcloud import DbtCloudWorkspace
 from dagster_dbtcloud.sandbox import Sandbox
+from dagster_dbtcloud_tests.stage import Stage
 
 PROJECTS = Path(__file__).parent / "projects"
 
@@ -110,3 +111,26 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
         yield instance
+
+
+@pytest.fixture(scope="session")
+def manifest(running_sandbox: Sandbox, clock: SkippingClock) -> bytes:
+    """The manifest.json that real dbt wrote for the project ``tiny``."""
+    workspace = DbtCloudWorkspace(
+        account_id=running_sandbox.account_id,
+        token=running_sandbox.token,
+        access_url=running_sandbox.url,
+        project_id=running_sandbox.project_id,
+        environment_id=running_sandbox.environment_id,
+        clock=clock,
+    )
+    with workspace.get_client() as client:
+        return client.artifact(int(running_sandbox.runs()[0]["id"]), "manifest.json")
+
+
+@pytest.fixture
+def stage(manifest: bytes, tmp_path: Path) -> Iterator[Stage]:
+    """A sandbox of the test's own, in which no dbt runs."""
+    clock = SkippingClock()
+    with Sandbox(project_dir=PROJECTS / "tiny", clock=clock, warm=False) as sandbox:
+        yield Stage(sandbox, clock, manifest, tmp_path / "cache")
