@@ -256,6 +256,7 @@ class DbtCloudCliInvocation:
         self,
         *,
         args: Sequence[str],
+        commands: Sequence[str],
         run: Run,
         client: DbtCloudClient,
         short_client: Callable[[], DbtCloudClient],
@@ -266,6 +267,7 @@ class DbtCloudCliInvocation:
         on_leave: OnLeave = "cancel",
     ) -> None:
         self.args = tuple(args)
+        self.commands = tuple(commands)
         self.run = run
         self.on_leave = on_leave
         self._client = client
@@ -342,7 +344,7 @@ class DbtCloudCliInvocation:
         """Write the run's link to the log, and its id on the Dagster run."""
         with self._leaving():
             self._log.info(
-                f"Started dbt Cloud run {self.run.id}: {command_line(self.args)}\n"
+                f"Started dbt Cloud run {self.run.id}: {'; '.join(self.commands)}\n"
                 f"{self.run.href or ''}"
             )
             self._tag(STARTED)

@@ -45,8 +45,9 @@ from dagster_dbtcloud.specs import (
     DbtSpecs,
     ProjectLinks,
     build_specs,
-    selection_args,
+    node_args,
     specs_of,
+    unit_tests_alone,
 )
 from dagster_dbtcloud.state import (
     ManifestCache,
@@ -78,6 +79,9 @@ _PARSE_CAUSE = "Dagster needs a manifest: no run of this environment has one"
 
 _SELECTING_COMMANDS = frozenset(
     {"build", "run", "test", "seed", "snapshot", "compile", "clone", "list", "ls"}
+)
+_BUILD_ONLY_FLAGS = frozenset(
+    {"--full-refresh", "-f", "--no-full-refresh", "--empty", "--no-empty"}
 )
 _SELECTION_FLAGS = frozenset(
     {"--select", "-s", "--models", "--model", "-m", "--exclude", "--selector"}
@@ -429,18 +433,18 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         step = op_context(context)
         if step is not None and _runs_dbt_assets(step):
             specs = _declared_specs(step)
-            chosen, expected = _selection(step, specs, words)
-            words = [*words, *chosen]
+            commands, expected = _commands(step, specs, words)
             declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
         else:
             specs = self.load_specs(dagster_dbt_translator=dagster_dbt_translator)
             declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
-            expected = frozenset()
+            commands, expected = [words], frozenset()
 
         ids, clock = self.ids(), self.get_clock()
         log = logger if step is None else step.log
         client = self._client_for(ids, _FOLLOW_RETRY_SECONDS, log=log)
-        trigger = TriggerRun(cause=_cause(step), steps_override=(command_line(words),))
+        steps = tuple(command_line(command) for command in commands)
+        trigger = TriggerRun(cause=_cause(step), steps_override=steps)
 
         def short_client() -> DbtCloudClient:
             return self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
@@ -463,7 +467,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                     abandon(short_client(), job.id, trigger.cause)
                 raise
         invocation = DbtCloudCliInvocation(
-            args=words,
+            args=commands[0],
+            commands=steps,
             run=run,
             client=client,
             short_client=short_client,
@@ -521,29 +526,48 @@ def _declared_specs(context: dg.OpExecutionContext) -> DbtSpecs:
     )
 
 
-def _selection(
+def _commands(
     context: dg.OpExecutionContext, specs: DbtSpecs, words: Sequence[str]
-) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Return the selection to add to a command, and the nodes that must have a result then."""
+) -> tuple[list[list[str]], frozenset[str]]:
+    """Return the dbt commands that run what the step selected, and the nodes they must run.
+
+    ``dbt build`` passes over a unit test whose model is not built with it, so those get a
+    ``dbt test`` of their own.
+    """
     command = dbt_command(command_line(words))
     own_selection = any(word.split("=", 1)[0] in _SELECTION_FLAGS for word in words)
     if own_selection or command not in _SELECTING_COMMANDS:
-        return (), frozenset()
-    tags = context.assets_def.op.tags
-    args = selection_args(
-        specs,
-        asset_keys=context.selected_asset_keys,
-        check_keys=context.selected_asset_check_keys,
-        select=tags.get(SELECT_TAG, DEFAULT_SELECT),
-        exclude=tags.get(EXCLUDE_TAG, ""),
-        selector=tags.get(SELECTOR_TAG, ""),
+        return [[*words]], frozenset()
+    assets, checks = context.selected_asset_keys, context.selected_asset_check_keys
+    wanted = frozenset(
+        [node for node, key in specs.asset_keys.items() if key in assets]
+        + [node for node, key in specs.check_keys.items() if key in checks]
     )
-    expected: set[str] = set()
-    if command == "build":
-        assets, checks = context.selected_asset_keys, context.selected_asset_check_keys
-        expected.update(node for node, key in specs.asset_keys.items() if key in assets)
-        expected.update(node for node, key in specs.check_keys.items() if key in checks)
-    return args, frozenset(expected)
+    alone = unit_tests_alone(specs.manifest, wanted) if command == "build" else frozenset()
+    tags = context.assets_def.op.tags
+    parts = [([*words], wanted - alone)] if wanted - alone or not alone else []
+    if alone:
+        parts.append((_for_test(words), alone))
+    commands = [
+        [
+            *part_words,
+            *node_args(
+                specs,
+                nodes,
+                select=tags.get(SELECT_TAG, DEFAULT_SELECT),
+                exclude=tags.get(EXCLUDE_TAG, ""),
+                selector=tags.get(SELECTOR_TAG, ""),
+            ),
+        ]
+        for part_words, nodes in parts
+    ]
+    return commands, wanted if command == "build" else frozenset()
+
+
+def _for_test(words: Sequence[str]) -> list[str]:
+    """Return the words of a ``dbt build`` as ``dbt test`` takes them."""
+    kept = ["test" if word == "build" else word for word in words]
+    return [word for word in kept if word not in _BUILD_ONLY_FLAGS]
 
 
 _calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()

@@ -142,12 +142,27 @@ def test_everything(project: Project, sandbox: Sandbox) -> None:
             {("customers", "customers_are_summed")},
         ),
         (
+            dg.AssetSelection.assets("slow")
+            | dg.AssetSelection.checks(
+                dg.AssetCheckKey(dg.AssetKey("customers"), "customers_are_summed")
+            ),
+            {"slow"},
+            {("customers", "customers_are_summed")},
+        ),
+        (
             dg.AssetSelection.assets("raw_orders", "slow").without_checks(),
             {"raw_orders", "slow"},
             set(),
         ),
     ],
-    ids=["an asset", "an asset without checks", "its checks", "a unit test", "two assets"],
+    ids=[
+        "an asset",
+        "an asset without checks",
+        "its checks",
+        "a unit test",
+        "an asset and another's unit test",
+        "two assets",
+    ],
 )
 def test_a_subset_runs_exactly_that(
     project: Project,
@@ -161,9 +176,14 @@ def test_a_subset_runs_exactly_that(
     assert done.success
     assert set(done.assets) == assets
     assert done.checks.keys() == checks
+    run = sandbox.runs()[-1]
     with project.workspace.get_client() as client:
-        artifact = client.artifact(sandbox.runs()[-1]["id"], "run_results.json")
-    assert len(json.loads(artifact)["results"]) == len(assets) + len(checks)
+        artifacts = [
+            client.artifact(run["id"], "run_results.json", step=step["index"])
+            for step in run["run_steps"][3:]
+        ]
+    ran = [result for artifact in artifacts for result in json.loads(artifact)["results"]]
+    assert len(ran) == len(assets) + len(checks)
 
 
 def test_a_selection_of_the_definition_is_kept(project: Project, sandbox: Sandbox) -> None:
