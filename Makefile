@@ -16,6 +16,10 @@ SANDBOX := $(VENV)/.installed-sandbox
 DEV := $(VENV)/.installed-dev
 SOURCES := pyproject.toml constraints.txt
 
+# Neither the demo nor the tests tell anybody about this machine.
+export DAGSTER_DISABLE_TELEMETRY := yes
+export DO_NOT_TRACK := 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
