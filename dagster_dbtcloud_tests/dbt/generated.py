@@ -210,7 +210,12 @@ def _age(entry: dict[str, Any], choose: random.Random) -> None:
             lambda: entry.update(access=choose.choice(["public", "private"])),
             lambda: entry.update(latest_version=7),
             lambda: entry["contract"].update(checksum=text),
-            lambda: entry["contract"].update(enforced=not entry["contract"]["enforced"]),
+            # To break the contract of a version is an error to dbt, and ends its answer.
+            lambda: (
+                entry["contract"].update(enforced=not entry["contract"]["enforced"])
+                if entry["version"] is None
+                else None
+            ),
         ]
     if kind == "source":
         changes += [
