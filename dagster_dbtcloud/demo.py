@@ -327,13 +327,13 @@ class _Dagster:
         """Return the newest materialization of each asset that has one."""
         nodes = self.query(
             "{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId "
-            "metadataEntries { label ... on IntMetadataEntry { intRepr } } } } }"
+            "metadataEntries { label ... on TextMetadataEntry { text } } } } }"
         )["assetNodes"]
         found = {}
         for node in nodes:
             for event in node["assetMaterializations"]:
                 values = {entry["label"]: entry for entry in event["metadataEntries"]}
-                run = values.get("dbt_cloud_run_id", {}).get("intRepr")
+                run = values.get("dbt_cloud_run_id", {}).get("text")
                 key = "/".join(node["assetKey"]["path"])
                 found[key] = _Facts(int(run) if run else None, event["runId"])
         return found
@@ -342,14 +342,14 @@ class _Dagster:
         """Return the assets that have a materialization from this dbt Cloud run."""
         nodes = self.query(
             "{ assetNodes { assetKey { path } assetMaterializations(limit: 20) { "
-            "metadataEntries { label ... on IntMetadataEntry { intRepr } } } } }"
+            "metadataEntries { label ... on TextMetadataEntry { text } } } } }"
         )["assetNodes"]
         return {
             "/".join(node["assetKey"]["path"])
             for node in nodes
             for event in node["assetMaterializations"]
             for entry in event["metadataEntries"]
-            if entry["label"] == "dbt_cloud_run_id" and entry.get("intRepr") == str(run_id)
+            if entry["label"] == "dbt_cloud_run_id" and entry.get("text") == str(run_id)
         }
 
     def checks(self) -> dict[str, int]:

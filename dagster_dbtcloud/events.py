@@ -171,7 +171,7 @@ def outcome_metadata(outcome: Outcome) -> dict[str, dg.MetadataValue]:
         "status": dg.MetadataValue.text(result.status),
         "invocation_id": _text(run.invocation_id),
         "dbt_cloud_run": dg.MetadataValue.url(run.url) if run.url else None,
-        "dbt_cloud_run_id": dg.MetadataValue.int(run.run_id),
+        "dbt_cloud_run_id": dg.MetadataValue.text(str(run.run_id)),  # as a number it gets plotted
         "execution_duration": dg.MetadataValue.float(round(result.execution_time, 3)),
         "completed_at": (
             dg.MetadataValue.timestamp(result.completed_at) if result.completed_at else None

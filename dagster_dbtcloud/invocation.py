@@ -549,7 +549,7 @@ class DbtCloudCliInvocation:
         if self._context is None:
             return error
         metadata: dict[str, dg.MetadataValue] = {
-            "dbt_cloud_run_id": dg.MetadataValue.int(error.run_id),
+            "dbt_cloud_run_id": dg.MetadataValue.text(str(error.run_id)),
         }
         if error.run_url:
             metadata["dbt_cloud_run"] = dg.MetadataValue.url(error.run_url)

@@ -229,7 +229,7 @@ def test_metadata_and_tags_of_a_materialization(project: Project, sandbox: Sandb
     run = sandbox.runs()[-1]
     (event,) = done.materialized
     metadata = {key: value.value for key, value in event.metadata.items()}
-    assert metadata["dbt_cloud_run_id"] == run["id"]
+    assert metadata["dbt_cloud_run_id"] == str(run["id"])
     assert metadata["dbt_cloud_run"] == run["href"]
     assert metadata["unique_id"] == "seed.tiny.raw_orders"
     assert metadata["status"] == "success"

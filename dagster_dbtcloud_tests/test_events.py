@@ -136,7 +136,7 @@ def test_metadata_tells_what_people_look_for() -> None:
         "unique_id": "model.shop.orders",
         "status": "success",
         "dbt_cloud_run": "https://dbt.example/runs/900123",
-        "dbt_cloud_run_id": 900123,
+        "dbt_cloud_run_id": "900123",
         "execution_duration": 1.5,
         "completed_at": 1767607202.0,
         "query_id": "q-1",

@@ -161,7 +161,7 @@ def test_observability(
     cursor = tick(module, instance, None).cursor
     run = sandbox.wait(sandbox.trigger(nightly), timeout=120)
     events = tick(module, instance, cursor).asset_events
-    of_this_run = [e for e in events if e.metadata["dbt_cloud_run_id"].value == run["id"]]
+    of_this_run = [e for e in events if e.metadata["dbt_cloud_run_id"].value == str(run["id"])]
     materialized = [e for e in of_this_run if isinstance(e, dg.AssetMaterialization)]
     assert {e.asset_key.to_user_string() for e in materialized} == ASSETS
 

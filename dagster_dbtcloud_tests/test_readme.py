@@ -65,7 +65,7 @@ def test_watching_records_models_and_tests(
     of_run = [
         event
         for event in result.asset_events
-        if event.metadata["dbt_cloud_run_id"].value == run["id"]
+        if event.metadata["dbt_cloud_run_id"].value == str(run["id"])
     ]
     assert any(isinstance(event, dg.AssetMaterialization) for event in of_run)
     assert any(isinstance(event, dg.AssetCheckEvaluation) for event in of_run)

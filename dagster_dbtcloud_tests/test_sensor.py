@@ -131,7 +131,7 @@ def test_a_real_run_is_recorded_once(observer: Observer, sandbox: Sandbox, night
     assert len([kind for kind, _ in kinds if kind == "materialized"]) == 6
     assert len([kind for kind, _ in kinds if kind == "checked"]) == 7
     assert len(kinds) == 13
-    assert {event.metadata["dbt_cloud_run_id"].value for event in events} == {run["id"]}
+    assert {event.metadata["dbt_cloud_run_id"].value for event in events} == {str(run["id"])}
     assert observer.message.startswith("1 run, 6 materializations, 7 checks")
     assert observer.tick() == []
     assert "nothing new" in observer.message
@@ -361,7 +361,7 @@ def test_an_outage_ends_the_tick_and_loses_nothing(
     number = sandbox.faults.add(Fault("status", status=503, path="*/runs/*", skip=3, count=None))
     events = observer.tick()
     assert told(events) == [("materialized", "orders")]
-    assert events[0].metadata["dbt_cloud_run_id"].value == first
+    assert events[0].metadata["dbt_cloud_run_id"].value == str(first)
     assert "stopped early" in observer.message
     sandbox.faults.remove(number)
     assert told(observer.tick()) == [("materialized", "customers")]
@@ -393,7 +393,7 @@ def test_many_runs_with_one_finish_time(
         for _ in range(130)
     ]
     events = observer.tick() + observer.tick() + observer.tick()
-    assert sorted(event.metadata["dbt_cloud_run_id"].value for event in events) == runs
+    assert sorted(int(event.metadata["dbt_cloud_run_id"].value) for event in events) == runs
 
 
 def test_partitioned_assets_get_the_partition_that_a_function_finds(
