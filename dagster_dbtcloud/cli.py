@@ -69,18 +69,15 @@ def check(
     """
     import dagster as dg
 
-    from dagster_dbtcloud.verify import verify
     from dagster_dbtcloud.workspace import DbtCloudWorkspace
 
-    result = verify(
-        DbtCloudWorkspace(
-            account_id=account_id,
-            token=dg.EnvVar("DBT_CLOUD_TOKEN"),
-            access_url=access_url,
-            project_id=project_id,
-            environment_id=environment_id,
-        )
-    )
+    result = DbtCloudWorkspace(
+        account_id=account_id,
+        token=dg.EnvVar("DBT_CLOUD_TOKEN"),
+        access_url=access_url,
+        project_id=project_id,
+        environment_id=environment_id,
+    ).verify()
     click.echo(str(result))
     if not result.ok:
         sys.exit(_FAILED)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Job, TriggerRun
 from dagster_dbtcloud.errors import (
@@ -21,10 +23,23 @@ from dagster_dbtcloud.errors import (
     PermissionDeniedError,
 )
 from dagster_dbtcloud.jobs import adhoc_job_names, get_or_create_job
-from dagster_dbtcloud.state import WorkspaceIds
-from dagster_dbtcloud.workspace import DbtCloudWorkspace
+from dagster_dbtcloud.state import State, WorkspaceIds
 
 _RETRY_SECONDS = 5.0
+
+
+class Workspace(Protocol):
+    """What of a ``DbtCloudWorkspace`` is tried here."""
+
+    adhoc_job_name: str | None
+
+    def ids(self) -> WorkspaceIds: ...
+
+    def get_client(self, *, retry_for: float) -> DbtCloudClient: ...
+
+    def get_clock(self) -> Clock: ...
+
+    def find_state(self) -> State | None: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ _ORDER = (
 )
 
 
-def verify(workspace: DbtCloudWorkspace) -> Verification:
+def verify(workspace: Workspace) -> Verification:
     """Try everything the library will need, in an order in which each failure explains the next.
 
     Never raises for what it finds; a failure is a line of the table.
@@ -84,7 +99,7 @@ def verify(workspace: DbtCloudWorkspace) -> Verification:
     return Verification(tuple(done.get(name, Check(name, None, "not tried")) for name in _ORDER))
 
 
-def _checks(workspace: DbtCloudWorkspace) -> list[Check]:
+def _checks(workspace: Workspace) -> list[Check]:
     checks: list[Check] = []
     try:
         ids = workspace.ids()
@@ -152,9 +167,7 @@ def _connection_failure(error: ApiError) -> list[Check]:
     ]
 
 
-def _in_account(
-    workspace: DbtCloudWorkspace, client: DbtCloudClient, ids: WorkspaceIds
-) -> list[Check]:
+def _in_account(workspace: Workspace, client: DbtCloudClient, ids: WorkspaceIds) -> list[Check]:
     project = _try(
         "project",
         lambda: f"{client.project(ids.project_id).name} ({ids.project_id})",
@@ -223,7 +236,7 @@ def _listed_runs(client: DbtCloudClient, ids: WorkspaceIds) -> str:
 
 
 def _adhoc_job(
-    workspace: DbtCloudWorkspace, client: DbtCloudClient, ids: WorkspaceIds, found: list[Job]
+    workspace: Workspace, client: DbtCloudClient, ids: WorkspaceIds, found: list[Job]
 ) -> str:
     name = adhoc_job_names(ids, workspace.adhoc_job_name, 1)[0]
     found.append(get_or_create_job(client, ids, name, clock=workspace.get_clock()))
@@ -247,7 +260,7 @@ def _trigger(client: DbtCloudClient, job: Job) -> str:
     return "permitted"
 
 
-def _manifest(workspace: DbtCloudWorkspace) -> str:
+def _manifest(workspace: Workspace) -> str:
     state = workspace.find_state()
     if state is None:
         return "none yet: loading the code location will run `dbt parse` once"

@@ -60,6 +60,7 @@ from dagster_dbtcloud.state import (
     remembered_pointer,
 )
 from dagster_dbtcloud.translator import DagsterDbtTranslator
+from dagster_dbtcloud.verify import Verification, verify
 
 DEFAULT_ACCESS_URL = "https://cloud.getdbt.com"
 DEFAULT_SELECT = "fqn:*"
@@ -181,12 +182,15 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         Raises: ConfigError.
         """
         del request_max_retries, request_retry_delay
-        both = credentials is not None and (account_id is not None or token is not None)
+        alone = (account_id, token, access_url)
+        both = credentials is not None and any(value is not None for value in alone)
         if credentials is None:
             credentials = DbtCloudCredentials(account_id, token, access_url or DEFAULT_ACCESS_URL)
-        del token  # no later frame of this call may show it
+        del token, alone  # no later frame of this call may show it
         if both:
-            raise ConfigError("Give DbtCloudWorkspace either credentials or account_id and token.")
+            raise ConfigError(
+                "Give DbtCloudWorkspace either credentials or account_id, token and access_url."
+            )
         super().__init__(
             credentials=credentials,
             project_id=project_id,
@@ -201,10 +205,10 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         )
 
     def __repr__(self) -> str:
-        return (
-            f"DbtCloudWorkspace(project_id={safe_name(self.project_id)!r}, "
-            f"environment_id={safe_name(self.environment_id)!r})"
-        )
+        # Also shown for one whose making failed half way, in a traceback with locals.
+        names = ("project_id", "environment_id")
+        shown = (f"{name}={safe_name(getattr(self, name, None))!r}" for name in names)
+        return f"DbtCloudWorkspace({', '.join(shown)})"
 
     __str__ = __repr__
 
@@ -409,6 +413,13 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
     ) -> Sequence[dg.AssetCheckSpec]:
         """Return the check specs of the selected nodes."""
         return self.load_specs(select, exclude, selector, dagster_dbt_translator).check_specs
+
+    def verify(self) -> Verification:
+        """Try all that is needed of dbt Cloud; ``print()`` the answer for a table with advice.
+
+        Makes the ad hoc job if it is missing, and leaves no run behind. Raises nothing.
+        """
+        return verify(self)
 
     # --- running
 
