@@ -31,7 +31,8 @@ _RETRY_SECONDS = 5.0
 class Workspace(Protocol):
     """What of a ``DbtCloudWorkspace`` is tried here."""
 
-    adhoc_job_name: str | None
+    @property
+    def adhoc_job_name(self) -> str | None: ...
 
     def ids(self) -> WorkspaceIds: ...
 
