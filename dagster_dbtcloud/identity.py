@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Environment, Project
 from dagster_dbtcloud.cloud.urls import DbtCloudUrl, parse_url
-from dagster_dbtcloud.errors import ConfigError
+from dagster_dbtcloud.errors import ConfigError, NotFoundError
 from dagster_dbtcloud.state import WorkspaceIds
 
 Value = object
@@ -134,8 +134,19 @@ def _environment(
             job = cloud.job(job_id)
             if job.environment_id is not None:
                 return job.environment_id
-        return _production(list(cloud.environments(project_id)), project_id).id
-    return _by_name(text, cloud.environments(project_id), "environment", f"project {project_id}").id
+        return _production(_environments(cloud, project_id), project_id).id
+    listed = _environments(cloud, project_id)
+    return _by_name(text, listed, "environment", f"project {project_id}").id
+
+
+def _environments(cloud: DbtCloudClient, project_id: int) -> list[Environment]:
+    try:
+        return list(cloud.environments(project_id))
+    except NotFoundError as error:
+        raise ConfigError(
+            f"Account {cloud.account_id} has no project {project_id} that the token may see: "
+            f"{error}"
+        ) from error
 
 
 def _production(environments: list[Environment], project_id: int) -> Environment:
