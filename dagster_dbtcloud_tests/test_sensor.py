@@ -1,6 +1,5 @@
 """The polling sensor on a sandbox with history: what dbt Cloud did is told, and told once."""
 
-import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,35 +19,10 @@ from dagster_dbtcloud.invocation import Marker
 from dagster_dbtcloud.sandbox import Fault, PastStep, Sandbox
 from dagster_dbtcloud.sensor import OVERLAP, PATIENCE, Cursor
 from dagster_dbtcloud_tests.conftest import SkippingClock
+from dagster_dbtcloud_tests.stage import run_results
 
 CUSTOMERS = "model.tiny.customers"
 ORDERS = "model.tiny.orders"
-
-
-def run_results(*entries: tuple[str, str], which: str = "build", **metadata: Any) -> bytes:
-    return json.dumps(
-        {
-            "metadata": {
-                "dbt_schema_version": "https://schemas.getdbt.com/dbt/run-results/v6.json",
-                "invocation_id": "inv-1",
-                **metadata,
-            },
-            "args": {"which": which},
-            "elapsed_time": 1.0,
-            "results": [
-                {
-                    "unique_id": unique_id,
-                    "status": status,
-                    "timing": [],
-                    "execution_time": 1.0,
-                    "message": f"dbt says {status}",
-                    "failures": None,
-                    "adapter_response": {},
-                }
-                for unique_id, status in entries
-            ],
-        }
-    ).encode()
 
 
 def step(command: str, *entries: tuple[str, str], **more: Any) -> PastStep:
