@@ -1,7 +1,7 @@
-"""The two dbt Cloud examples of Dagster's documentation, with only their import lines changed.
+"""The two ways that Dagster's documentation shows for dbt Cloud, call by call, from our package.
 
-Source: docs.dagster.io, Integrations, dbt Cloud: "Observability example" and "Orchestration
-example". They run as files of their own, with their values from the environment.
+Source of the calls: docs.dagster.io, Integrations, dbt Cloud, "Observability" and "Orchestration".
+Each runs as a file of a user's own, with its values from the environment.
 """
 
 from __future__ import annotations
@@ -18,102 +18,55 @@ import pytest
 from dagster_dbtcloud.sandbox import Sandbox
 from dagster_dbtcloud_tests.test_assets import ASSETS, CHECKS
 
-OBSERVABILITY = """
+WORKSPACE = """
 import os
-
-from dagster_dbtcloud import (
-    DbtCloudCredentials,
-    DbtCloudWorkspace,
-    build_dbt_cloud_polling_sensor,
-    load_dbt_cloud_asset_specs,
-)
 
 import dagster as dg
-
-# Define credentials
-creds = DbtCloudCredentials(
-    account_id=os.getenv("DBT_CLOUD_ACCOUNT_ID"),
-    access_url=os.getenv("DBT_CLOUD_ACCESS_URL"),
-    token=os.getenv("DBT_CLOUD_TOKEN"),
-)
-
-# Define the workspace
-workspace = DbtCloudWorkspace(
-    credentials=creds,
-    project_id=os.getenv("DBT_CLOUD_PROJECT_ID"),
-    environment_id=os.getenv("DBT_CLOUD_ENVIRONMENT_ID"),
-)
-
-# Use the integration to create asset specs for models in the workspace
-dbt_cloud_asset_specs = load_dbt_cloud_asset_specs(workspace=workspace)
-
-# Use the integration to create a sensor that surfaces runs and events
-dbt_cloud_polling_sensor = build_dbt_cloud_polling_sensor(workspace=workspace)
-
-defs = dg.Definitions(
-    assets=dbt_cloud_asset_specs,
-    sensors=[dbt_cloud_polling_sensor],
-)
-"""
-
-ORCHESTRATION = """
-import os
-
 from dagster_dbtcloud import (
     DbtCloudCredentials,
     DbtCloudWorkspace,
     build_dbt_cloud_polling_sensor,
     dbt_cloud_assets,
+    load_dbt_cloud_asset_specs,
 )
 
-import dagster as dg
-
-# Define credentials
-creds = DbtCloudCredentials(
-    account_id=os.getenv("DBT_CLOUD_ACCOUNT_ID"),
-    access_url=os.getenv("DBT_CLOUD_ACCESS_URL"),
-    token=os.getenv("DBT_CLOUD_TOKEN"),
-)
-
-# Define the workspace
 workspace = DbtCloudWorkspace(
-    credentials=creds,
+    credentials=DbtCloudCredentials(
+        account_id=os.getenv("DBT_CLOUD_ACCOUNT_ID"),
+        access_url=os.getenv("DBT_CLOUD_ACCESS_URL"),
+        token=os.getenv("DBT_CLOUD_TOKEN"),
+    ),
     project_id=os.getenv("DBT_CLOUD_PROJECT_ID"),
     environment_id=os.getenv("DBT_CLOUD_ENVIRONMENT_ID"),
 )
+polling_sensor = build_dbt_cloud_polling_sensor(workspace=workspace)
+"""
 
+OBSERVABILITY = """
+specs = load_dbt_cloud_asset_specs(workspace=workspace)
+defs = dg.Definitions(assets=specs, sensors=[polling_sensor])
+"""
 
-# Use the workspace to define the dbt Cloud assets
+ORCHESTRATION = """
 @dbt_cloud_assets(workspace=workspace)
-def my_dbt_cloud_assets(
-    context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace
-):
+def models(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace):
     yield from dbt_cloud.cli(args=["build"], context=context).wait()
 
 
-# Add an eager condition to each asset
-my_dbt_cloud_assets = dg.map_asset_specs(
-    lambda spec: spec.replace_attributes(
-        automation_condition=dg.AutomationCondition.eager()
-    ),
-    [my_dbt_cloud_assets],
+eager_models = dg.map_asset_specs(
+    lambda spec: spec.replace_attributes(automation_condition=dg.AutomationCondition.eager()),
+    [models],
 )
-
-# Runs the assets whose conditions hold
 automation_sensor = dg.AutomationConditionSensorDefinition(
     name="automation_sensor",
     target="*",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=1,
 )
-
-# Surfaces the runs of dbt Cloud
-dbt_cloud_polling_sensor = build_dbt_cloud_polling_sensor(workspace=workspace)
-
 defs = dg.Definitions(
-    assets=[*my_dbt_cloud_assets],
+    assets=[*eager_models],
     resources={"dbt_cloud": workspace},
-    sensors=[automation_sensor, dbt_cloud_polling_sensor],
+    sensors=[automation_sensor, polling_sensor],
 )
 """
 
@@ -130,7 +83,7 @@ def load(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> L
 
     def load(name: str, text: str) -> ModuleType:
         path = tmp_path / f"{name}.py"
-        path.write_text(text)
+        path.write_text(WORKSPACE + text)
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
@@ -143,7 +96,7 @@ def load(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> L
 
 
 def tick(module: ModuleType, instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
-    sensor = module.dbt_cloud_polling_sensor
+    sensor = module.polling_sensor
     with dg.build_sensor_context(
         instance=instance, cursor=cursor, repository_def=module.defs.get_repository_def()
     ) as context:
