@@ -55,7 +55,8 @@ _IN_ARTIFACTS = (
     "RUN_TRIGGER_CATEGORY",
 )
 
-Mailbox = queue.SimpleQueue["Finished | Literal['cancel', 'stop', 'release']"]
+# Not a SimpleQueue: in Python 3.10 its get() may wait for ever when a timeout is over at once.
+Mailbox = queue.Queue["Finished | Literal['cancel', 'stop', 'release']"]
 
 
 class Interrupted(Exception):

@@ -27,7 +27,7 @@ from dagster_dbtcloud.sandbox.worker import DbtWorker
 @dataclass
 class _Active:
     run_id: int
-    mailbox: Mailbox = field(default_factory=queue.SimpleQueue)
+    mailbox: Mailbox = field(default_factory=queue.Queue)
     told: bool = False
     thread: threading.Thread | None = None
 
