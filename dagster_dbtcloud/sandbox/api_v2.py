@@ -250,7 +250,9 @@ def list_runs(call: Call) -> Answer:
 
 
 def get_run(call: Call) -> Answer:
-    return Answer(shapes.run(call.cloud, run_of(call), call.include(), site=call.site))
+    quiet = first(call.late, "late_logs") is not None
+    doc = run_of(call)
+    return Answer(shapes.run(call.cloud, doc, call.include(), site=call.site, quiet=quiet))
 
 
 def cancel_run(call: Call) -> Answer:
@@ -308,7 +310,8 @@ def get_step(call: Call) -> Answer:
     if not call.token.sees_project(run["project_id"]):
         raise not_found()
     include = call.include()
-    shown = shapes.step(call.cloud, doc, include)
+    quiet = first(call.late, "late_logs") is not None
+    shown = shapes.step(call.cloud, doc, include, quiet=quiet)
     if "trigger" in include:
         shown["trigger"] = shapes.trigger(call.cloud, run)
     return Answer(shown)

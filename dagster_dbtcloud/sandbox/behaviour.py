@@ -35,3 +35,9 @@ class Behaviour:
     tail_bytes: int = 512 * 1024
     #: Logs of a run that together are larger are left out, with step status "Unknown".
     logs_limit_bytes: int | None = None
+    #: Requests that an account may make in a minute (None: any number), and how long all of its
+    #: requests are 429 after one too many (docs: dbt-apis/rate-limits).
+    requests_per_minute: int | None = 5000
+    cooldown_seconds: float = 300.0
+    #: Whether that 429 says Retry-After (documented for SCIM only).
+    cooldown_retry_after: bool = False

@@ -13,6 +13,7 @@ import struct
 import threading
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_plus
 
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +25,8 @@ from dagster_dbtcloud.sandbox.wire import Refusal
 
 CONTROL = "/__sandbox__/"
 _KEPT_REQUESTS = 100_000
+_LATE = ("late_artifacts", "late_list", "late_logs")
+_LOOK_SECONDS = 0.01
 _PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in</body></html>"
 
 
@@ -67,6 +70,7 @@ class Edge:
         self._faults = faults
         self._log = log
         self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(CONTROL):
@@ -82,20 +86,27 @@ class _Request:
         self.effect = False
 
     async def handle(self) -> None:
-        met = self.edge._faults.meet(self.scope["method"], self.scope["path"])
-        late = [one for one in met if one.fault.kind in ("late_artifacts", "late_list")]
+        query = unquote_plus(self.scope["query_string"].decode("latin-1"))
+        met = self.edge._faults.meet(self.scope["method"], self.scope["path"], query)
+        late = [one for one in met if one.fault.kind in _LATE]
         if late:
             self.scope["sandbox_late"] = late
         slow = first(met, "delay")
+        if slow is not None and slow.fault.after_effect:
+            await self._late_answer(slow.fault.seconds)
+            return
         if slow is not None:
             await asyncio.sleep(slow.fault.seconds)
-        spoilt = first(met, "status", "html", "lost", "reset", "cut")
+        spoilt = first(met, "status", "html", "lost", "reset", "cut", "late_effect")
         if spoilt is None:
             await self._pass(self.send)
             return
         fault = spoilt.fault
         if fault.kind == "cut":
             await self._cut()
+            return
+        if fault.kind == "late_effect":
+            await self._late_effect(fault.seconds)
             return
         if fault.after_effect:
             await self._pass(_nowhere)
@@ -127,14 +138,45 @@ class _Request:
         self.effect = True
         await self.edge._app(self.scope, self.receive, send)
 
-    async def _cut(self) -> None:
-        """Send the head and half of the body, then close."""
+    async def _passed(self) -> list[Message]:
+        """Let the request take effect and keep its answer."""
         messages: list[Message] = []
 
         async def keep(message: Message) -> None:
             messages.append(message)
 
         await self._pass(keep)
+        return messages
+
+    async def _late_answer(self, seconds: float) -> None:
+        messages = await self._passed()
+        await asyncio.sleep(seconds)
+        for message in messages:
+            await self.send(message)
+
+    async def _late_effect(self, seconds: float) -> None:
+        """Hang up; do what was asked when nobody waits for it any more."""
+        asked = await self.receive()
+        clock = self.edge._clock
+        due = clock.monotonic() + seconds
+
+        async def again() -> Message:
+            return asked
+
+        async def later() -> None:
+            while clock.monotonic() < due:
+                await asyncio.sleep(_LOOK_SECONDS)
+            await self.edge._app(self.scope, again, _nowhere)
+
+        task = asyncio.create_task(later())
+        self.edge._tasks.add(task)
+        task.add_done_callback(self.edge._tasks.discard)
+        self._note(None)
+        await self._hang_up(reset=False)
+
+    async def _cut(self) -> None:
+        """Send the head and half of the body, then close."""
+        messages = await self._passed()
         body = b"".join(one.get("body", b"") for one in messages[1:])
         headers = [(k, v) for k, v in messages[0]["headers"] if k.lower() != b"content-length"]
         headers.append((b"content-length", str(max(len(body), 2)).encode()))

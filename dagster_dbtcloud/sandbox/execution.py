@@ -6,6 +6,7 @@ run was interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from dagster_dbtcloud.sandbox import checkout, variables
-from dagster_dbtcloud.sandbox.history import PastStep, Script, write_step
+from dagster_dbtcloud.sandbox.history import PastStep, Script, append_log, write_step
 from dagster_dbtcloud.sandbox.plan import split, subcommand
 from dagster_dbtcloud.sandbox.state import ERROR, SUCCESS, Cloud
 from dagster_dbtcloud.sandbox.store import Doc
@@ -21,6 +22,7 @@ from dagster_dbtcloud.sandbox.wire import between
 from dagster_dbtcloud.sandbox.worker import DbtWorker, Finished
 
 POLL_SECONDS = 0.1
+_PLAYED_POLL_SECONDS = 0.01
 _PARTIAL_PARSE = "partial_parse.msgpack"
 # Of the shell that started the sandbox, dbt gets all but: what belongs to a client of dbt Cloud
 # (a token among it), and dbt's own flags (dbt 1.11, dbt.cli.params), which are the run's.
@@ -214,12 +216,27 @@ class Execution:
         return success
 
     def _play(self, played: PastStep, folder: Path) -> bool:
-        write_step(played, folder)
+        if played.seconds > 0:
+            self._grow(played, folder)
+        else:
+            write_step(played, folder)
         while played.hold and not self._released:
             self._receive(POLL_SECONDS)
         self._released = False
         self._note_artifacts(folder / "target")
         return played.status == SUCCESS
+
+    def _grow(self, played: PastStep, folder: Path) -> None:
+        """Let a played step take its time and say its lines one by one."""
+        clock, lines = self._cloud.clock, played.logs.splitlines(keepends=True)
+        write_step(dataclasses.replace(played, logs=""), folder)
+        begun, said = clock.monotonic(), 0
+        while said < len(lines) or clock.monotonic() - begun < played.seconds:
+            share = (clock.monotonic() - begun) / played.seconds
+            due = min(len(lines), int(share * len(lines)) + 1)
+            append_log(folder, "".join(lines[said:due]))
+            said = due
+            self._receive(_PLAYED_POLL_SECONDS)
 
     def _dbt(self, step: Doc, folder: Path) -> bool:
         command = step["command"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import random
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,8 +15,25 @@ from typing import Any, Literal, get_args
 
 from dagster_dbtcloud.clock import Clock
 
-Kind = Literal["status", "html", "lost", "reset", "cut", "delay", "late_artifacts", "late_list"]
+Kind = Literal[
+    "status", "html", "lost", "reset", "cut", "delay",
+    "late_effect", "late_artifacts", "late_list", "late_logs",
+]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
+
+Place = Literal["trigger", "polling", "logs", "list", "artifacts", "cancel", "retry", "jobs"]
+#: What clients do: method, what the path looks like, and what the query holds. Logs come with the
+#: steps of a run, so "logs" is that part of polling which asks for them.
+PLACES: Mapping[str, tuple[tuple[str, str, str], ...]] = {
+    "trigger": (("POST", r".*/jobs/\d+/run", ""),),
+    "retry": (("POST", r".*/runs/\d+/retry", ""), ("POST", r".*/jobs/\d+/rerun", "")),
+    "polling": (("GET", r".*/runs/\d+", ""),),
+    "logs": (("GET", r".*/runs/\d+", "run_steps"), ("GET", r".*/steps/\d+", "")),
+    "list": (("GET", r".*/runs", ""),),
+    "artifacts": (("GET", r".*/(runs|jobs)/\d+/artifacts(/.*)?", ""),),
+    "cancel": (("POST", r".*/runs/\d+/cancel", ""),),
+    "jobs": (("*", r".*/jobs(/\d+)?", ""),),
+}
 
 
 @dataclass(frozen=True)
@@ -29,20 +47,28 @@ class Fault:
     - ``lost``: the connection is closed without an answer.
     - ``reset``: the connection is reset (RST).
     - ``cut``: the answer stops half-way; its Content-Length promised more.
-    - ``delay``: the answer comes ``seconds`` (of real time) later.
+    - ``delay``: the answer comes ``seconds`` (of real time) later; so does the effect, unless
+      ``after_effect``.
+    - ``late_effect``: the connection is closed without an answer, and the request takes effect
+      ``seconds`` (of the sandbox's clock) later.
     - ``late_artifacts``: artifacts answer 404, their list null.
     - ``late_list``: lists of runs are empty of the runs that exist only since the fault began.
+    - ``late_logs``: logs of steps are empty.
 
-    ``after_effect``: the request takes effect first, then its answer is spoilt (``cut`` and
-    ``delay`` always let it through). ``method`` ("*": any) and ``path`` (a shell pattern over
-    the path without its query, e.g. ``*/jobs/*/run*``) say what is met; the first ``skip``
-    such requests are let through, then ``count`` are met (None: all), each with
-    ``probability``, for ``for_seconds`` of the sandbox's clock after it was added.
+    ``after_effect``: the request takes effect first, then its answer is spoilt (``cut`` always
+    lets it through). ``place`` names what a client does (``trigger``, ``polling``, ``logs``,
+    ``list``, ``artifacts``, ``cancel``, ``retry``, ``jobs``); ``method`` ("*": any), ``path`` (a
+    shell pattern over the path without its query, e.g. ``*/jobs/*/run*``) and ``query`` (a shell
+    pattern over the decoded query) narrow it. The first ``skip`` such requests are let through,
+    then ``count`` are met (None: all), each with ``probability``, for ``for_seconds`` of the
+    sandbox's clock after it was added.
     """
 
     kind: Kind
     method: str = "*"
     path: str = "*"
+    query: str = "*"
+    place: Place | None = None
     status: int | None = None
     body: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +85,23 @@ class Fault:
             raise ValueError(f"kind: {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.kind == "status" and self.status is None:
             raise ValueError("status: a fault of kind 'status' needs one")
+        if self.place is not None and self.place not in PLACES:
+            raise ValueError(f"place: {self.place!r} is not one of {', '.join(PLACES)}")
+
+    def concerns(self, method: str, path: str, query: str) -> bool:
+        """Whether a request is one that this fault is about."""
+        if self.place is not None:
+            bare = path.rstrip("/")
+            if not any(
+                one in ("*", method) and re.fullmatch(pattern, bare) and word in query
+                for one, pattern, word in PLACES[self.place]
+            ):
+                return False
+        return (
+            self.method in ("*", method)
+            and fnmatch.fnmatchcase(path, self.path)
+            and fnmatch.fnmatchcase(query, self.query)
+        )
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Fault:
@@ -120,15 +163,15 @@ class Faults:
                 for rule in self._rules
             ]
 
-    def meet(self, method: str, path: str) -> list[Met]:
+    def meet(self, method: str, path: str, query: str = "") -> list[Met]:
         """The faults that this request meets, in the order they were added; counts them."""
         with self._lock:
             return [Met(rule.fault, rule.added_at) for rule in self._rules if
-                    self._meets(rule, method, path)]  # fmt: skip
+                    self._meets(rule, method, path, query)]  # fmt: skip
 
-    def _meets(self, rule: _Rule, method: str, path: str) -> bool:
+    def _meets(self, rule: _Rule, method: str, path: str, query: str) -> bool:
         fault = rule.fault
-        if fault.method not in ("*", method) or not fnmatch.fnmatchcase(path, fault.path):
+        if not fault.concerns(method, path, query):
             return False
         age = self._clock.monotonic() - rule.added
         if fault.for_seconds is not None and age > fault.for_seconds:

@@ -30,6 +30,8 @@ class PastStep:
 
     ``artifacts``: path below ``target/`` -> bytes, text, a file to link, or what becomes JSON.
     ``hold``: in a played run (``Sandbox.play``) the step stays running until ``release``.
+    ``seconds``: how long a played step takes on the sandbox's clock; its logs grow line by line,
+    evenly over that time.
     """
 
     command: str
@@ -42,6 +44,7 @@ class PastStep:
     finished_at: datetime | None = None
     skipped: bool = False
     hold: bool = False
+    seconds: float = 0.0
 
 
 #: What a played run does at a command: a step to show, or None for real dbt.
@@ -123,3 +126,23 @@ def write_step(past: PastStep, folder: Path) -> None:
             path.write_text(content, encoding="utf-8")
         else:
             path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def append_log(folder: Path, text: str) -> None:
+    """Add to the console log of a step, in one write: a reader sees all of it or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "console.log").open("ab", buffering=0) as log:
+        log.write(text.encode("utf-8"))
+
+
+# docs: reference/commands/retry
+_UNFINISHED = ("error", "fail", "skipped", "runtime error", "partial success")
+
+
+def unfinished(target: Path) -> tuple[str, ...]:
+    """The nodes of ``run_results.json`` in ``target`` that ``dbt retry`` runs again."""
+    path = target / "run_results.json"
+    if not path.is_file():
+        return ()
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+    return tuple(one["unique_id"] for one in results if one["status"] in _UNFINISHED)

@@ -114,3 +114,9 @@ def retry_steps(failed: str, skipped: Sequence[str], *, connection: str) -> tupl
         PlannedStep(f"Invoke dbt with `{failed}`", "dbt", failed),
         *(invoke(command) for command in skipped),
     )
+
+
+def before_retry(version: str | None) -> bool:
+    """Whether a dbt version is older than ``dbt retry`` (1.6); release tracks are not."""
+    found = re.match(r"(\d+)\.(\d+)", version or "")
+    return found is not None and (int(found[1]), int(found[2])) < (1, 6)

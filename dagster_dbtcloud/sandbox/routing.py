@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import Receive, Scope, Send
 
 from dagster_dbtcloud.sandbox import wire
+from dagster_dbtcloud.sandbox.budget import Budget
 from dagster_dbtcloud.sandbox.faults import Met
 from dagster_dbtcloud.sandbox.state import Cloud
 from dagster_dbtcloud.sandbox.store import Doc
@@ -156,6 +157,7 @@ class Router:
 
     def __init__(self, cloud: Cloud, endpoints: Sequence[Endpoint], *, pages: Handler) -> None:
         self._cloud = cloud
+        self._budget = Budget(cloud.clock, cloud.behaviour)
         self._table = [(endpoint.pattern, endpoint) for endpoint in endpoints]
         self._pages = pages
 
@@ -164,7 +166,7 @@ class Router:
         try:
             response = await self._respond(request)
         except Refusal as refusal:
-            response = JSONResponse(wire.failure(refusal), refusal.status)
+            response = JSONResponse(wire.failure(refusal), refusal.status, refusal.headers)
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
@@ -222,6 +224,7 @@ class Router:
         if not docs:
             raise Refusal(401, "Invalid token.")
         token = Token.of(docs[0])
+        self._budget.spend(token.account_id)
         if "account" in call.ids and call.id("account") != token.account_id:
             raise wire.not_found()
         if not token.may(right):

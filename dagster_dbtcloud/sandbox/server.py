@@ -29,7 +29,7 @@ from dagster_dbtcloud.sandbox.edge import Edge, RequestLog, RequestRecord
 from dagster_dbtcloud.sandbox.executor import Executor
 from dagster_dbtcloud.sandbox.faults import Faults
 from dagster_dbtcloud.sandbox.history import PastStep, Script
-from dagster_dbtcloud.sandbox.state import ACTIVE, SUCCESS, Cloud
+from dagster_dbtcloud.sandbox.state import ACTIVE, RUNNING, SUCCESS, Cloud
 from dagster_dbtcloud.sandbox.store import Doc, Store
 from dagster_dbtcloud.sandbox.tokens import PERMISSION_SETS
 from dagster_dbtcloud.sandbox.wire import to_text
@@ -422,12 +422,28 @@ class Sandbox:
         """Let a played step with ``hold`` end."""
         self._executor.release(run_id)
 
-    def write_log(self, run_id: int, index: int, text: str) -> None:
-        """Add to the console log of a step, as if dbt had just said it."""
-        folder = self._cloud.step_dir(run_id, index)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "console.log").open("a", encoding="utf-8") as log:
-            log.write(text)
+    def write_log(self, run_id: int, index: int | None, text: str) -> None:
+        """Add to the console log of a step (None: of the one that is running), as dbt would.
+
+        Raises: KeyError if no step is running.
+        """
+        if index is None:
+            running = [step for step in self._cloud.steps(run_id) if step["status"] == RUNNING]
+            if not running:
+                raise KeyError(run_id)
+            index = int(running[0]["index"])
+        history.append_log(self._cloud.step_dir(run_id, index), text)
+
+    def unfinished(self, run_id: int) -> tuple[str, ...]:
+        """The nodes that ``dbt retry`` would run for a failed run: what failed or was skipped.
+
+        For scripts that play a retry: ``unfinished(run["retrying_run_id"])``.
+        Raises: KeyError if the run did not fail.
+        """
+        failed, _ = self._cloud.failure_of(self._store.get("runs", run_id) or {"id": run_id})
+        if failed is None:
+            raise KeyError(run_id)
+        return history.unfinished(self._cloud.step_dir(run_id, failed["index"]) / "target")
 
     def finish_run(self, run_id: int, status: int, message: str | None = None) -> None:
         """End a run that ``insert_run`` left active."""

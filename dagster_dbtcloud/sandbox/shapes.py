@@ -103,8 +103,10 @@ def variable(doc: Doc) -> Doc:
     return {**_dated(doc), "raw_value": value, "display_value": value}
 
 
-def run(cloud: Cloud, doc: Doc, include: Collection[str] = (), *, site: str) -> Doc:
-    """A run. ``site``: scheme and host that the client used, for ``href``.
+def run(
+    cloud: Cloud, doc: Doc, include: Collection[str] = (), *, site: str, quiet: bool = False
+) -> Doc:
+    """A run. ``site``: scheme and host that the client used, for ``href``; ``quiet``: no logs yet.
 
     Related objects are null, and ``run_steps`` empty, unless asked for; ``debug_logs`` alone
     does nothing.
@@ -196,7 +198,7 @@ def run(cloud: Cloud, doc: Doc, include: Collection[str] = (), *, site: str) -> 
     if "run_steps" in include:
         steps = cloud.steps(doc["id"]) if status != QUEUED else []
         fits = _logs_fit(cloud, steps)
-        shown["run_steps"] = [step(cloud, one, include, fits=fits) for one in steps]
+        shown["run_steps"] = [step(cloud, one, include, fits=fits, quiet=quiet) for one in steps]
     return shown
 
 
@@ -239,12 +241,19 @@ def _nested_job(cloud: Cloud, job_id: int) -> Doc | None:
     return {**job(cloud, doc), "schedule": flat}
 
 
-def step(cloud: Cloud, doc: Doc, include: Collection[str] = (), *, fits: bool = True) -> Doc:
+def step(
+    cloud: Cloud,
+    doc: Doc,
+    include: Collection[str] = (),
+    *,
+    fits: bool = True,
+    quiet: bool = False,
+) -> Doc:
     """A step. Its logs are whole when it is over, else a window at their end."""
     now = cloud.clock.now()
     folder = cloud.step_dir(doc["run_id"], doc["index"])
     running = doc["status"] == RUNNING
-    quiet = (
+    quiet = quiet or (
         not running
         and doc["finished_at"] is not None
         and wire.between(doc["finished_at"], None, now) < cloud.behaviour.logs_seconds

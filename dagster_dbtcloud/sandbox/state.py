@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from dagster_dbtcloud.sandbox.catalog import DEFAULT_VERSION, Catalog
-from dagster_dbtcloud.sandbox.plan import RETRYABLE, PlannedStep, plan, retry_steps, subcommand
+from dagster_dbtcloud.sandbox.plan import (
+    RETRYABLE,
+    PlannedStep,
+    before_retry,
+    plan,
+    retry_steps,
+    subcommand,
+)
 from dagster_dbtcloud.sandbox.store import Doc
 from dagster_dbtcloud.sandbox.wire import (
     Refusal,
@@ -144,6 +151,8 @@ class Cloud(Catalog):
         latest = self.latest_run(run["job_definition_id"] or 0)
         if latest is not None and latest["id"] != run["id"]:
             return "RETRY_NOT_LATEST_RUN"
+        if before_retry(run["dbt_version"]):
+            return "RETRY_UNSUPPORTED_VERSION"
         failed, _ = self.failure_of(run)
         if failed is None or failed["kind"] != "dbt":
             return "RETRY_UNSUPPORTED_CMD"

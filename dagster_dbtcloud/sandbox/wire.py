@@ -26,11 +26,19 @@ class Refusal(Exception):
     ``data`` goes into the envelope as it stands (field errors of a 400, null otherwise).
     """
 
-    def __init__(self, status: int, message: str, data: Any = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        data: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.data = data
+        self.headers = dict(headers or {})
 
 
 def not_found() -> Refusal:

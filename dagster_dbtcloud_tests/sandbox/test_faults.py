@@ -9,6 +9,7 @@ import pytest
 
 from dagster_dbtcloud.clock import ManualClock
 from dagster_dbtcloud.sandbox import Fault, Faults, PastStep, Sandbox
+from dagster_dbtcloud_tests.sandbox.conftest import until
 
 
 def faults(clock: ManualClock) -> Faults:
@@ -217,3 +218,109 @@ def test_requests_are_recorded(still: Sandbox, api: httpx.Client) -> None:
     assert two.status == 404
     still.clear_requests()
     assert still.requests == ()
+
+
+@pytest.mark.parametrize(
+    ("place", "method", "path", "query"),
+    [
+        ("trigger", "POST", "/jobs/7/run/", ""),
+        ("retry", "POST", "/runs/5/retry/", ""),
+        ("retry", "POST", "/jobs/7/rerun", ""),
+        ("polling", "GET", "/runs/5/", "include_related=trigger"),
+        ("logs", "GET", "/runs/5", "include_related=trigger,run_steps"),
+        ("logs", "GET", "/steps/9/", ""),
+        ("list", "GET", "/runs/", "job_definition_id=7"),
+        ("artifacts", "GET", "/runs/5/artifacts/", ""),
+        ("artifacts", "GET", "/runs/5/artifacts/compiled/a.sql", "step=4"),
+        ("cancel", "POST", "/runs/5/cancel/", ""),
+        ("jobs", "POST", "/jobs/", ""),
+    ],
+)
+def test_places_have_names(
+    clock: ManualClock, place: str, method: str, path: str, query: str
+) -> None:
+    """What a client does there, with or without the slash, and nothing else."""
+    rules = faults(clock)
+    rules.add(Fault.parse({"kind": "lost", "place": place, "count": None}))
+    assert rules.meet(method, f"/api/v2/accounts/1{path}", query)
+    assert not rules.meet("DELETE" if place == "trigger" else "PUT", "/api/v2/accounts/1/x", query)
+    if place == "logs" and query:
+        assert not rules.meet(method, f"/api/v2/accounts/1{path}", "include_related=trigger")
+
+
+def test_the_query_chooses_as_well(still: Sandbox, api: httpx.Client) -> None:
+    """As a pattern over its decoded text; an unknown place is refused."""
+    still.faults.add(Fault("status", status=503, query="*related=trigger,job*", count=None))
+    assert api.get("/runs/", params={"include_related": "trigger,job"}).status_code == 503
+    assert api.get("/runs/", params={"include_related": "trigger"}).status_code == 200
+    with pytest.raises(ValueError, match="place"):
+        Fault.parse({"kind": "lost", "place": "nowhere"})
+
+
+def test_an_effect_may_come_after_the_connection_is_gone(
+    still: Sandbox, api: httpx.Client, job: int, clock: ManualClock
+) -> None:
+    """The run appears when its time on the sandbox's clock has come."""
+    still.faults.add(Fault("late_effect", place="trigger", seconds=10))
+    with pytest.raises(httpx.RemoteProtocolError):
+        trigger(api, job)
+    assert len(still.runs()) == 1
+    clock.advance(10)
+    until(lambda: len(still.runs()) == 2)
+
+
+def test_an_answer_may_be_later_than_its_effect(
+    still: Sandbox, api: httpx.Client, job: int
+) -> None:
+    """The client gives up; the run is there already."""
+    still.faults.add(Fault("delay", seconds=0.3, place="trigger", after_effect=True))
+    with pytest.raises(httpx.ReadTimeout):
+        api.post(f"/jobs/{job}/run/", json={"cause": "x"}, timeout=0.1)
+    assert len(still.runs()) == 2
+
+
+def test_logs_can_come_late(still: Sandbox, api: httpx.Client, clock: ManualClock) -> None:
+    """Empty while the fault lasts, in the run and in the step."""
+    run = still.insert_run(still.create_job("one"), steps=[PastStep("dbt ls", logs="said\n")])
+    still.faults.add(Fault("late_logs", place="logs", count=None, for_seconds=9))
+
+    def step() -> dict[str, Any]:
+        steps = api.get(f"/runs/{run}/?include_related=run_steps").json()["data"]["run_steps"]
+        found: dict[str, Any] = steps[3]
+        return found
+
+    assert step()["logs"] == ""
+    assert api.get(f"/steps/{step()['id']}/").json()["data"]["logs"] == ""
+    clock.advance(10)
+    assert step()["logs"] == "said\n"
+
+
+# -- the request budget ------------------------------------------------------------------------
+
+
+def test_an_account_has_a_budget_of_requests(
+    still: Sandbox, api: httpx.Client, clock: ManualClock
+) -> None:
+    """One too many in a minute, and all are 429 for five; other accounts are not concerned."""
+    still.behaviour.requests_per_minute = 3
+    other = still.create_token("owner", account_id=still.create_account("Other"))
+    still.create_token("job_viewer", secret="second")
+    assert [api.get("/jobs/").status_code for _ in range(3)] == [200] * 3
+    clock.advance(61)
+    assert [api.get("/jobs/").status_code for _ in range(3)] == [200] * 3
+    same_account = {"Authorization": "Bearer second"}
+    refused = api.get("/jobs/", headers=same_account)
+    assert (refused.status_code, refused.json()["status"]["is_success"]) == (429, False)
+    assert "retry-after" not in refused.headers
+    clock.advance(299)
+    still.behaviour.cooldown_retry_after = True
+    refused = api.get("/jobs/")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    elsewhere = api.get(
+        f"{still.url}/api/v3/accounts/", headers={"Authorization": f"Token {other}"}
+    )
+    assert elsewhere.status_code == 200
+    clock.advance(1)
+    assert api.get("/jobs/").status_code == 200
+    still.behaviour.requests_per_minute = None
+    assert [api.get("/jobs/").status_code for _ in range(5)] == [200] * 5

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+import pytest
 
 from dagster_dbtcloud.clock import ManualClock
 from dagster_dbtcloud.sandbox import Behaviour, PastStep, Sandbox
@@ -156,3 +157,120 @@ def test_a_rerun_of_a_good_run_is_a_new_run(still: Sandbox, api: httpx.Client) -
     retried = api.post(f"/jobs/{job}/rerun/").json()["data"]
     assert retried["retrying_run_id"] == failed["id"]
     assert still.wait(retried["id"], 10)["is_success"]
+
+
+def results(*entries: tuple[str, str]) -> dict[str, Any]:
+    nodes = [{"unique_id": node, "status": status} for node, status in entries]
+    return {"run_results.json": {"results": nodes}}
+
+
+def test_a_played_failure_is_retried_like_a_real_one(still: Sandbox, api: httpx.Client) -> None:
+    """At the failed command, for what failed or was skipped; then the commands it kept back."""
+    seen = []
+
+    def script(run: Mapping[str, Any], command: str) -> PastStep:
+        seen.append(command)
+        if command == "dbt build":
+            made = results(("model.a", "success"), ("model.b", "error"), ("model.c", "skipped"))
+            return PastStep(command, status=20, artifacts=made)
+        nodes = still.unfinished(run["retrying_run_id"]) if command == "dbt retry" else ()
+        return PastStep(command, artifacts=results(*((node, "success") for node in nodes)))
+
+    still.play(script)
+    job = still.create_job("one", ["dbt seed", "dbt build", "dbt test"])
+    failed = still.wait(still.trigger(job, git_sha="abc"), 10)
+    assert failed["can_retry"]
+    retried = api.post(f"/runs/{failed['id']}/retry/").json()["data"]
+    assert (retried["retrying_run_id"], retried["trigger"]["cause_category"]) == (
+        failed["id"], "rerun",
+    )  # fmt: skip
+    run = still.wait(retried["id"], 10)
+    assert seen == ["dbt seed", "dbt build", "dbt retry", "dbt test"]
+    assert run["git_sha"] == failed["git_sha"] == "abc"
+    made = api.get(f"/runs/{run['id']}/artifacts/run_results.json?step=4").json()
+    assert [node["unique_id"] for node in made["results"]] == ["model.b", "model.c"]
+    assert run["retry_not_supported_reason"] == "RETRY_NOT_FAILED_RUN"
+    assert still.run(failed["id"])["retry_not_supported_reason"] == "RETRY_NOT_LATEST_RUN"
+
+
+def test_a_retry_that_fails_is_retried_in_turn(still: Sandbox, api: httpx.Client) -> None:
+    """Its first command is ``dbt retry`` again, on what the retry left."""
+    left = iter([("model.a", "error"), ("model.a", "fail")])
+    still.play(lambda _, command: PastStep(command, status=20, artifacts=results(next(left))))
+    job = still.create_job("one", ["dbt build", "dbt test"])
+    failed = still.wait(still.trigger(job), 10)
+    again = still.wait(api.post(f"/runs/{failed['id']}/retry/").json()["data"]["id"], 10)
+    assert again["can_retry"]
+    still.play(succeed)
+    last = still.wait(api.post(f"/jobs/{job}/rerun/").json()["data"]["id"], 10)
+    assert last["retrying_run_id"] == again["id"]
+    assert [step["name"] for step in last["run_steps"][3:]] == [
+        "Invoke dbt with `dbt retry`",
+        "Invoke dbt with `dbt test`",
+    ]
+    assert last["is_success"]
+
+
+@pytest.mark.parametrize(
+    ("status", "command", "version", "reason"),
+    [
+        (10, "dbt build", None, "RETRY_NOT_FAILED_RUN"),
+        (30, "dbt build", None, "RETRY_NOT_FAILED_RUN"),
+        (1, "dbt build", None, "RETRY_NOT_FAILED_RUN"),
+        (20, "dbt ls", None, "RETRY_UNSUPPORTED_CMD"),
+        (20, "dbt build", "1.5.0-latest", "RETRY_UNSUPPORTED_VERSION"),
+        (20, "dbt build", "1.10.0-latest", None),
+        (20, "dbt build", "versionless", None),
+    ],
+)
+def test_a_refused_retry_has_its_reason(
+    still: Sandbox,
+    api: httpx.Client,
+    status: int,
+    command: str,
+    version: str | None,
+    reason: str | None,
+) -> None:
+    """On the run beforehand, and in the answer to who asks all the same."""
+    made = results(("model.a", "error"))
+    job = still.create_job("one", [command], dbt_version=version)
+    step = PastStep(command, status=20 if status == 20 else 10, artifacts=made)
+    run = still.insert_run(job, status=status, steps=[step])
+    shown = api.get(f"/runs/{run}/").json()["data"]
+    assert (shown["can_retry"], shown["retry_not_supported_reason"]) == (reason is None, reason)
+    answer = api.post(f"/runs/{run}/retry/")
+    assert answer.status_code == (200 if reason is None else 400)
+    if reason is not None:
+        assert answer.json()["data"] == {"reason": reason}
+        assert len(still.runs()) == 1
+
+
+def test_a_played_step_may_take_its_time(still: Sandbox, clock: ManualClock) -> None:
+    """On the sandbox's clock, its log growing line by line."""
+    still.play(lambda _, command: PastStep(command, logs="1\n2\n3\n4\n", seconds=40))
+    run = still.trigger(still.create_job("one"))
+
+    def log() -> str:
+        return "".join(step["logs"] for step in still.run(run)["run_steps"][3:])
+
+    until(lambda: log() == "1\n")
+    clock.advance(10)
+    until(lambda: log() == "1\n2\n")
+    clock.advance(29)
+    until(lambda: log() == "1\n2\n3\n4\n")
+    assert still.run(run)["status_humanized"] == "Running"
+    clock.advance(1)
+    assert still.wait(run, 10)["duration"] == "00:00:40"
+
+
+def test_a_log_is_written_to_the_step_that_runs(still: Sandbox) -> None:
+    """Named by its number, or simply the one at work."""
+    still.play(hold)
+    run = still.trigger(still.create_job("one"))
+    until(lambda: "begun" in "".join(step["logs"] for step in still.run(run)["run_steps"][3:]))
+    still.write_log(run, None, "more\n")
+    assert still.run(run)["run_steps"][3]["logs"] == "begun\nmore\n"
+    still.release(run)
+    still.wait(run, 10)
+    with pytest.raises(KeyError):
+        still.write_log(run, None, "too late\n")
