@@ -9,7 +9,7 @@ A workspace finds its manifest, builds specs from it, and starts dbt commands. I
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -87,6 +87,11 @@ _BUILD_ONLY_FLAGS = frozenset(
 _SELECTION_FLAGS = frozenset(
     {"--select", "-s", "--models", "--model", "-m", "--exclude", "--selector"}
 )
+
+Start = Callable[[int], Run]
+"""Trigger the job with this id, or adopt the run that a trigger without an answer has made."""
+Claim = Callable[[DbtCloudClient, Start], Run]
+"""Choose a job and start it; see ``DbtCloudWorkspace._launch``."""
 
 logger = logging.getLogger("dagster_dbtcloud")
 
@@ -451,35 +456,73 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
             commands, expected = [words], frozenset()
 
-        ids, clock = self.ids(), self.get_clock()
         log = logger if step is None else step.log
-        client = self._client_for(ids, _FOLLOW_RETRY_SECONDS, log=log)
-        steps = tuple(command_line(command) for command in commands)
-        trigger = TriggerRun(cause=_cause(step), steps_override=steps)
 
-        def short_client() -> DbtCloudClient:
-            return self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
-
-        with client:
+        def from_pool(client: DbtCloudClient, start: Start) -> Run:
+            ids = self.ids()
             job = pick_job(
                 client,
                 ids,
                 self._job_names(ids),
                 mode=self.adhoc_job_pool_mode,  # type: ignore[arg-type]  # checked by pick_job
-                clock=clock,
+                clock=self.get_clock(),
                 log=log.info,
             )
+            return start(job.id)
+
+        return self._launch(
+            step,
+            from_pool,
+            TriggerRun(
+                cause=_cause(step),
+                steps_override=tuple(command_line(command) for command in commands),
+            ),
+            args=commands[0],
+            declared=declared,
+            expected=expected,
+            on_leave=on_leave,
+        )
+
+    def _launch(
+        self,
+        step: dg.OpExecutionContext | None,
+        claim: Claim,
+        trigger: TriggerRun,
+        *,
+        args: Sequence[str],
+        declared: Declared,
+        expected: frozenset[str],
+        on_leave: OnLeave,
+    ) -> DbtCloudCliInvocation:
+        """Start one run, tie it to the step, and return the invocation that follows it.
+
+        ``claim`` chooses the job: it is given a client and a function that triggers a job by its
+        id (or adopts the run that an unclear trigger has made), and returns the run that is ours.
+
+        Raises: whatever ``claim`` raises; ApiError.
+        """
+        ids, clock = self.ids(), self.get_clock()
+        log = logger if step is None else step.log
+        client = self._client_for(ids, _FOLLOW_RETRY_SECONDS, log=log)
+
+        def short_client() -> DbtCloudClient:
+            return self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
+
+        def start(job_id: int) -> Run:
             try:
-                run = start_run(client, job.id, trigger, clock=clock, log=log.warning)
+                return start_run(client, job_id, trigger, clock=clock, log=log.warning)
             except Exception:
                 raise
             except BaseException:  # terminated while the trigger was on its way
                 if on_leave == "cancel":
-                    abandon(short_client(), job.id, trigger.cause)
+                    abandon(short_client(), job_id, trigger.cause)
                 raise
+
+        with client:
+            run = claim(client, start)
         invocation = DbtCloudCliInvocation(
-            args=commands[0],
-            commands=steps,
+            args=args,
+            commands=trigger.steps_override or (),
             run=run,
             client=client,
             short_client=short_client,
