@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from dagster_dbtcloud.sandbox import api_v2, api_v3, pages
+from dagster_dbtcloud.sandbox import api_v2, api_v3, api_webhooks, pages
 from dagster_dbtcloud.sandbox.edge import CONTROL
 from dagster_dbtcloud.sandbox.faults import Fault, Faults
 from dagster_dbtcloud.sandbox.routing import Call, Endpoint, Router
@@ -22,7 +22,7 @@ def build(cloud: Cloud, faults: Faults) -> ASGIApp:
     """Put the tables together."""
     return Router(
         cloud,
-        [*api_v2.ENDPOINTS, *api_v3.ENDPOINTS, *control(faults)],
+        [*api_v2.ENDPOINTS, *api_v3.ENDPOINTS, *api_webhooks.ENDPOINTS, *control(faults)],
         pages=pages.page,
     )
 

@@ -41,3 +41,13 @@ class Behaviour:
     cooldown_seconds: float = 300.0
     #: Whether that 429 says Retry-After (documented for SCIM only).
     cooldown_retry_after: bool = False
+    #: Webhooks: how long an event waits, and how long a failed delivery until the next of its five
+    #: tries (the service's spacing is not known).
+    webhook_delay_seconds: float = 0.0
+    webhook_retry_seconds: float = 10.0
+    #: How often each delivery arrives; the newest of those that are due first; another secret than
+    #: the subscription's to sign with; a completed event for cancelled runs as well (not known).
+    webhook_copies: int = 1
+    webhook_reversed: bool = False
+    webhook_forged_secret: str | None = None
+    webhook_on_cancel: bool = False

@@ -56,6 +56,7 @@ class Endpoint:
     @property
     def pattern(self) -> re.Pattern[str]:
         names = re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", self.path.rstrip("/"))
+        names = re.sub(r"\{(\w+):word\}", r"(?P<\1>\\w+)", names)
         return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>-?\\d+)", names) + "/?")
 
 

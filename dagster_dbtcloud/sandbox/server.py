@@ -32,6 +32,7 @@ from dagster_dbtcloud.sandbox.history import PastStep, Script
 from dagster_dbtcloud.sandbox.state import ACTIVE, RUNNING, SUCCESS, Cloud
 from dagster_dbtcloud.sandbox.store import Doc, Store
 from dagster_dbtcloud.sandbox.tokens import PERMISSION_SETS
+from dagster_dbtcloud.sandbox.webhooks import EVENT_TYPES, Courier, subscribe
 from dagster_dbtcloud.sandbox.wire import to_text
 
 
@@ -88,6 +89,7 @@ class Sandbox:
             project_dir=self.project_dir,
             warehouse=self.warehouse,
         )
+        self._courier = Courier(self._cloud)
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -140,6 +142,7 @@ class Sandbox:
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         self.url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
         self._executor.start()
+        self._courier.start()
         if self._warm:
             self._executor.worker(self.environment_id).start()
         application = Edge(
@@ -176,6 +179,7 @@ class Sandbox:
             self._server.end()
             self._thread.join()
             self._executor.stop()
+            self._courier.stop()
             self._thread = None
         if self._socket is not None:
             self._socket.close()
@@ -319,6 +323,24 @@ class Sandbox:
 
     def cancel(self, run_id: int) -> None:
         self._cloud.cancel(run_id, actor={"id": 1, "type": "user", "name": "Somebody"})
+
+    def subscribe(
+        self,
+        client_url: str,
+        event_types: Sequence[str] = EVENT_TYPES,
+        *,
+        name: str = "webhook",
+        job_ids: Sequence[int] = (),
+    ) -> str:
+        """Have ``client_url`` told of runs; returns the secret that signs what arrives there."""
+        body = {
+            "name": name,
+            "client_url": client_url,
+            "event_types": list(event_types),
+            "job_ids": list(job_ids),
+            "active": True,
+        }
+        return str(subscribe(self._cloud, self.account_id, body)["hmac_secret"])
 
     # -- the truth, for tests --------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from dagster_dbtcloud.sandbox.plan import (
     subcommand,
 )
 from dagster_dbtcloud.sandbox.store import Doc
+from dagster_dbtcloud.sandbox.webhooks import announce
 from dagster_dbtcloud.sandbox.wire import (
     Refusal,
     between,
@@ -344,7 +345,11 @@ class Cloud(Catalog):
 
     def start(self, run_id: int) -> bool:
         """Starting -> Running. False if the run was cancelled meanwhile."""
-        return self._advance(run_id, STARTING, RUNNING, "started_at")
+        with self.changed, self.store.transaction():
+            started = self._advance(run_id, STARTING, RUNNING, "started_at")
+            if started:
+                announce(self, "job.run.started", self.store.get("runs", run_id) or {})
+            return started
 
     def _advance(self, run_id: int, before: int, after: int, stamp: str) -> bool:
         with self.changed:
@@ -427,8 +432,17 @@ class Cloud(Catalog):
                 artifacts_at=_after(moment, self.behaviour.artifacts_seconds),
                 listed_at=_after(moment, self.behaviour.listed_seconds),
             )
+            self._announce_end(run, moment)
             self.changed.notify_all()
             return run
+
+    def _announce_end(self, run: Doc, moment: datetime) -> None:
+        """A failure is told at once, the end when artifacts are there (docs: deploy/webhooks)."""
+        if run["status"] == ERROR:
+            announce(self, "job.run.errored", run)
+        if run["status"] != CANCELLED or self.behaviour.webhook_on_cancel:
+            seen = moment + timedelta(seconds=self.behaviour.artifacts_seconds)
+            announce(self, "job.run.completed", run, at=seen)
 
     def _count_failure(self, job_id: int, status: int) -> None:
         job = self.store.get("jobs", job_id)

@@ -43,6 +43,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     ),
     "triggers": (),
     "steps": ("run_id", "index"),
+    "subscriptions": ("account_id", "state", "key"),
+    "events": ("subscription_id", "key", "progress"),
+    "receipts": ("event_id",),
 }
 FIRST_ID = {kind: 70403103000000 + 100000 * place for place, kind in enumerate(KINDS, start=1)}
 

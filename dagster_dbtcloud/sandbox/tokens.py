@@ -10,19 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Right = Literal["read", "run", "jobs", "settings"]
+Right = Literal["read", "run", "jobs", "settings", "webhooks"]
 
 _READ: frozenset[Right] = frozenset({"read"})
 _RUN: frozenset[Right] = frozenset({"read", "run"})
 _JOBS: frozenset[Right] = frozenset({"read", "run", "jobs"})
 _ALL: frozenset[Right] = frozenset({"read", "run", "jobs", "settings"})
+_HOOKS: frozenset[Right] = frozenset({"webhooks"})
 
 # docs: platform/manage-access/enterprise-permissions
 PERMISSION_SETS: Mapping[str, frozenset[Right]] = {
-    "owner": _ALL,
-    "account_admin": _ALL,
-    "admin": _ALL,
-    "member": _ALL,
+    "owner": _ALL | _HOOKS,
+    "account_admin": _ALL | _HOOKS,
+    "admin": _ALL | _HOOKS,
+    "member": _ALL | _HOOKS,
     "job_admin": _ALL,
     "job_creator": _JOBS,
     "job_runner": _RUN,
@@ -31,10 +32,10 @@ PERMISSION_SETS: Mapping[str, frozenset[Right]] = {
     "readonly": _READ,
     "stakeholder": _READ,
     "analyst": _READ,
-    "developer": _READ,
+    "developer": _READ | _HOOKS,
     "metadata_only": frozenset(),
     "semantic_layer_only": frozenset(),
-    "webhooks_only": frozenset(),
+    "webhooks_only": _HOOKS,
 }
 
 
