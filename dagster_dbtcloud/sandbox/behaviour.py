@@ -7,6 +7,7 @@ default is one of the possible ones and the field lets you try the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass
@@ -51,3 +52,12 @@ class Behaviour:
     webhook_reversed: bool = False
     webhook_forged_secret: str | None = None
     webhook_on_cancel: bool = False
+    #: Whether jobs with a schedule start by themselves, on the sandbox's clock.
+    schedules: bool = True
+    #: After how many failures in a row a job is deactivated (docs: deploy/monitor-jobs), and
+    #: whether the API then refuses to start it (not known; a person can).
+    failures_to_deactivate: int = 100
+    refuse_deactivated: bool = False
+    #: Fields that a changed job lacks: required ones are refused and the others stay, or all stay,
+    #: or all go back to their defaults (what the service does is not known).
+    job_updates: Literal["refuse", "keep", "reset"] = "refuse"

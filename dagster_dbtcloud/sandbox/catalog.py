@@ -12,6 +12,7 @@ from typing import Any
 
 from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.sandbox.behaviour import Behaviour
+from dagster_dbtcloud.sandbox.schedule import cron_of
 from dagster_dbtcloud.sandbox.store import Doc, Store
 from dagster_dbtcloud.sandbox.wire import Refusal, mapping, not_found, to_text, whole_number
 
@@ -70,6 +71,11 @@ _ENVIRONMENT_DEFAULTS: Mapping[str, Any] = {
     "enable_dbt_state": False,
     "state": 1,
 }
+# What the specification calls required (dbt Cloud API v2, Job).
+_JOB_REQUIRED = (
+    "project_id", "environment_id", "name", "execution", "settings", "triggers", "state",
+    "generate_docs", "run_generate_sources",
+)  # fmt: skip
 _JOB_TYPES = ("ci", "scheduled", "other", "merge", "exposure_sync", "adaptive", "hybrid")
 
 
@@ -195,8 +201,17 @@ class Catalog:
         return self._created("jobs", {**doc, "account_id": account_id, "state": 1})
 
     def update_job(self, job: Doc, body: Mapping[str, Any]) -> Doc:
-        """Fields left out stay as they are (whether the service resets them is not known)."""
-        merged = self._job_fields(job["account_id"], {**job, **_given(body)})
+        """Change a job; clients send the whole object (what is done else: ``Behaviour``).
+
+        Raises: Refusal 400 for missing or malformed fields.
+        """
+        missing = {
+            name: ["This field is required."] for name in _JOB_REQUIRED if body.get(name) is None
+        }
+        if missing and self.behaviour.job_updates == "refuse":
+            raise Refusal(400, f"Missing: {', '.join(sorted(missing))}.", missing)
+        reset = _JOB_DEFAULTS if self.behaviour.job_updates == "reset" else {}
+        merged = self._job_fields(job["account_id"], {**job, **reset, **_given(body)})
         with self.changed, self.store.transaction():
             merged.update(id=job["id"], account_id=job["account_id"], updated_at=self.now())
             merged["run_failure_count"] = 0
@@ -231,6 +246,9 @@ class Catalog:
             field: {**_JOB_DEFAULTS[field], **mapping(field, body[field])}
             for field in ("triggers", "execution", "settings", "schedule")
         }
+        parts["schedule"]["cron"] = cron_of(
+            mapping("schedule", body["schedule"]), parts["schedule"]
+        )
         job_type = body.get("job_type") or _derived_job_type(parts["triggers"])
         if job_type not in _JOB_TYPES:
             raise Refusal(400, f"job_type: {job_type!r} is not one of {_JOB_TYPES}.")

@@ -53,6 +53,7 @@ class Executor:
 
     def start(self) -> None:
         self._cloud.recover()
+        self._cloud.start_due()
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,6 +93,7 @@ class Executor:
             with changed:
                 if self._stopping:
                     return
+                scheduled = self._cloud.start_due()
                 for run in self._cloud.startable():
                     if run["id"] not in self._active:
                         self._launch(run)
@@ -100,7 +102,7 @@ class Executor:
                         active.told = True
                         active.mailbox.put("cancel")
                 # A delay may run out without anybody changing anything.
-                waiting = self._cloud.behaviour.queued_seconds > 0
+                waiting = scheduled or self._cloud.behaviour.queued_seconds > 0
                 changed.wait(POLL_SECONDS if waiting else None)
 
     def _cancel_requested(self, run_id: int) -> bool:

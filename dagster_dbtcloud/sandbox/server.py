@@ -305,6 +305,15 @@ class Sandbox:
         }
         return int(self._cloud.create_job(environment["account_id"], body)["id"])
 
+    def update_job(self, job_id: int, **fields: Any) -> None:
+        """Change fields of a job and no others, e.g. ``deactivated=True``."""
+        job = self._cloud.find("jobs", job_id)
+        with self._cloud.changed, self._store.transaction():
+            self._cloud.update_job(job, {**job, **fields})
+            if "deactivated" in fields:
+                self._store.update("jobs", job_id, deactivated=bool(fields["deactivated"]))
+            self._cloud.changed.notify_all()
+
     def delete_job(self, job_id: int) -> None:
         self._cloud.delete_job(self._cloud.find("jobs", job_id))
 

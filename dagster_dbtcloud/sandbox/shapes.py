@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from dagster_dbtcloud.sandbox import variables, wire
+from dagster_dbtcloud.sandbox import schedule, variables, wire
 from dagster_dbtcloud.sandbox.plan import subcommand
 from dagster_dbtcloud.sandbox.state import (
     ACTIVE,
@@ -67,13 +67,15 @@ def environment(cloud: Cloud, doc: Doc, include: Collection[str] = ()) -> Doc:
 def job(cloud: Cloud, doc: Doc, include: Collection[str] = (), *, site: str = "") -> Doc:
     """A job; its schedule's date and time are objects here, but texts inside a run."""
     scheduled = bool(doc["triggers"].get("schedule"))
+    due = schedule.next_run(doc, cloud.clock.now())
+    ahead = 0.0 if due is None else (due - cloud.clock.now()).total_seconds()
     shown = {
         **_dated(doc),
         "generate_sources": doc["run_generate_sources"],
         "raw_dbt_version": doc["dbt_version"],
         "cron_humanized": doc["schedule"].get("cron") if scheduled else None,
-        "next_run": None,
-        "next_run_humanized": None,
+        "next_run": None if due is None else wire.job_time(wire.to_text(due)),
+        "next_run_humanized": None if due is None else wire.humanized(ahead),
         "account": None,
         "project": None,
         "environment": None,
@@ -232,11 +234,11 @@ def _nested_job(cloud: Cloud, job_id: int) -> Doc | None:
     doc = cloud.store.get("jobs", job_id)
     if doc is None:
         return None
-    schedule = doc["schedule"]
+    planned = doc["schedule"]
     flat = {
-        "cron": schedule.get("cron"),
-        "date": (schedule.get("date") or {}).get("type"),
-        "time": (schedule.get("time") or {}).get("type"),
+        "cron": planned.get("cron"),
+        "date": (planned.get("date") or {}).get("type"),
+        "time": (planned.get("time") or {}).get("type"),
     }
     return {**job(cloud, doc), "schedule": flat}
 

@@ -6,6 +6,7 @@ It runs no dbt and knows no HTTP. Every change is one transaction, and wakes who
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from dagster_dbtcloud.sandbox.plan import (
     retry_steps,
     subcommand,
 )
+from dagster_dbtcloud.sandbox.schedule import Due
 from dagster_dbtcloud.sandbox.store import Doc
 from dagster_dbtcloud.sandbox.webhooks import announce
 from dagster_dbtcloud.sandbox.wire import (
@@ -55,9 +57,27 @@ _TEXT = ("git_sha", "git_branch", "schema_override", "dbt_version_override", "ta
 class Cloud(Catalog):
     """The whole truth about one sandbox. All methods may be called from any thread."""
 
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self._due = Due()
+
+    def create_job(self, account_id: int, body: Mapping[str, Any]) -> Doc:
+        """As ``Catalog.create_job``; its schedule counts from now on."""
+        with self.changed:
+            job = super().create_job(account_id, body)
+            self.start_due()
+            self.changed.notify_all()
+            return job
+
     def update_job(self, job: Doc, body: Mapping[str, Any]) -> Doc:
         """As ``Catalog.update_job``; state 2 means deletion."""
-        return self.delete_job(job) if body.get("state") == 2 else super().update_job(job, body)
+        if body.get("state") == 2:
+            return self.delete_job(job)
+        with self.changed:
+            changed = super().update_job(job, body)
+            self.start_due()
+            self.changed.notify_all()
+            return changed
 
     def delete_job(self, job: Doc) -> Doc:
         """Mark it deleted; its active runs are cancelled, its history stays."""
@@ -84,11 +104,40 @@ class Cloud(Catalog):
         Raises: Refusal 400 for a missing cause or a malformed override.
         """
         trigger = _trigger_fields(body)
+        if job["deactivated"] and category in ("api", "ui", "rerun"):
+            if category != "ui" and self.behaviour.refuse_deactivated:
+                raise Refusal(400, "The job is deactivated after too many failures.")
+            self.store.update("jobs", job["id"], deactivated=False, run_failure_count=0)
         account = self.find("accounts", job["account_id"])
         if account["locked"]:
             raise Refusal(400, f"The account is locked. {account['lock_reason'] or ''}".strip())
         steps = plan(job, trigger, connection=self.connection_name)
         return self._queue(job, trigger, category, steps, actor)
+
+    def start_due(self) -> bool:
+        """Start the jobs whose schedule says so; return whether there is any schedule to watch.
+
+        One scheduled run of a job may wait: an older one that still does is cancelled, as those
+        of a job that takes longer than its interval are (docs: deploy/job-scheduler).
+        """
+        if not self.behaviour.schedules:
+            return False
+        scheduled = ("json_extract(doc, '$.triggers.schedule') = 1", ())
+        with self.changed:
+            jobs = self.store.select("jobs", {"state": 1}, also=[scheduled])
+            for job in self._due.look(jobs, self.clock.now()):
+                self._make_way(job)
+                # A locked account or a full queue: this time passes without a run.
+                with contextlib.suppress(Refusal):
+                    self.trigger(dict(job), {"cause": "scheduled"}, category="scheduled")
+            return bool(jobs)
+
+    def _make_way(self, job: Mapping[str, Any]) -> None:
+        waiting = {"job_definition_id": job["id"], "status": QUEUED}
+        for run in self.store.select("runs", waiting):
+            trigger = self.store.get("triggers", run["trigger_id"]) or {}
+            if trigger.get("cause_category") == "scheduled":
+                self.cancel(run["id"], message="A newer scheduled run took its place.")
 
     def retry(self, run: Doc, *, actor: Mapping[str, Any] | None = None) -> Doc:
         """Queue a run that resumes at the failed command of ``run``.
@@ -448,7 +497,9 @@ class Cloud(Catalog):
         job = self.store.get("jobs", job_id)
         if job is not None and status in (SUCCESS, ERROR):
             count = 0 if status == SUCCESS else job["run_failure_count"] + 1
-            self.store.update("jobs", job_id, run_failure_count=count)
+            over = count >= self.behaviour.failures_to_deactivate
+            changes = {"deactivated": True} if over else {}
+            self.store.update("jobs", job_id, run_failure_count=count, **changes)
 
     def time_out(self, run_id: int, limit: int) -> Doc:
         """A timeout ends a run as Cancelled; only the message tells (dbt Cloud API v2, Run)."""

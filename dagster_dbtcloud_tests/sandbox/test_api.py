@@ -127,7 +127,8 @@ def test_permission_sets_decide(
     with client(still, token=still.create_token(permission)) as http:
         assert http.get(f"/jobs/{job}/").status_code == read
         assert http.post(f"/jobs/{job}/run/", json={"cause": "x"}).status_code == run
-        assert http.post(f"/jobs/{job}/", json={"name": "renamed"}).status_code == edit
+        whole = {**still.jobs()[0], "name": "renamed"}
+        assert http.post(f"/jobs/{job}/", json=whole).status_code == edit
     still.behaviour.denied_status = 403
     if run == 404:
         with client(still, token=still.create_token(permission)) as http:
