@@ -290,10 +290,17 @@ def failure_table(outcomes: Sequence[Outcome]) -> dg.MetadataValue:
 
 def failed(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     """Walk the outcomes that made (or would make) dbt exit with an error."""
-    for outcome in outcomes:
-        if outcome.kind is OutcomeKind.FAILED:
-            yield outcome
-        elif outcome.kind is OutcomeKind.CHECKED:
-            passed, severity = _check_verdict(outcome.result)
-            if not passed and severity is dg.AssetCheckSeverity.ERROR:
-                yield outcome
+    return filter(is_failed, outcomes)
+
+
+def is_failed(outcome: Outcome) -> bool:
+    """Whether the outcome made (or would make) dbt exit with an error."""
+    if outcome.kind is OutcomeKind.CHECKED:
+        passed, severity = _check_verdict(outcome.result)
+        return not passed and severity is dg.AssetCheckSeverity.ERROR
+    return outcome.kind is OutcomeKind.FAILED
+
+
+def adds_metadata(outcome: Outcome) -> bool:
+    """Whether a run's results tell of an asset what its log does not."""
+    return outcome.result.rows_affected is not None or outcome.result.query_id is not None

@@ -14,6 +14,7 @@ from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep
 from dagster_dbtcloud.dbt.run_results import RunResults
 from dagster_dbtcloud.errors import ApiResponseError, NotFoundError, RunResultsError
+from dagster_dbtcloud.events import Declared, Outcome, OutcomeKind, RunRef, interpret
 
 RUN_RESULTS = "run_results.json"
 
@@ -73,6 +74,11 @@ class Harvest:
     late: tuple[RunStep, ...] = ()
     damaged: tuple[RunResultsError, ...] = ()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing that must be there: a failed step may leave no results."""
+        return not self.damaged and not any(step.is_success for step in self.late)
+
 
 def harvest(client: DbtCloudClient, run: Run, *, known: Harvest | None = None) -> Harvest:
     """Fetch the results of each building or testing step of ``run`` (which has its ``run_steps``).
@@ -101,3 +107,34 @@ def harvest(client: DbtCloudClient, run: Run, *, known: Harvest | None = None) -
             damaged.append(RunResultsError(f"{origin} cannot be read: {error}", origin=origin))
     steps = tuple(found[index] for index in sorted(found))
     return Harvest(run, steps, tuple(late), tuple(damaged))
+
+
+def run_ref(run: Run, step_index: int | None, invocation_id: str | None) -> RunRef:
+    """Return the reference that outcomes of one step of ``run`` carry."""
+    return RunRef(
+        run_id=run.id,
+        url=run.href,
+        job_id=run.job_id,
+        git_sha=run.git_sha,
+        step_index=step_index,
+        invocation_id=invocation_id,
+    )
+
+
+def last_outcomes(found: Harvest, declared: Declared) -> tuple[list[Outcome], tuple[str, ...]]:
+    """Return the last outcome of each node, and the nodes that nobody here declares.
+
+    A later step's word counts, if the node did run in it.
+    """
+    last: dict[str, Outcome] = {}
+    undeclared: dict[str, None] = {}
+    for item in found.steps:
+        ref = run_ref(found.run, item.step.index, item.results.invocation_id)
+        said = interpret(item.results, declared, ref)
+        undeclared.update(dict.fromkeys(said.undeclared))
+        for outcome in said.outcomes:
+            earlier = last.get(outcome.unique_id)
+            if earlier is None or outcome.kind is not OutcomeKind.SKIPPED:
+                last.pop(outcome.unique_id, None)
+                last[outcome.unique_id] = outcome
+    return list(last.values()), tuple(undeclared)

@@ -1,54 +1,52 @@
-"""One dbt Cloud run in time: trigger it or adopt it, follow it, and hand its results to Dagster.
+"""One dbt Cloud run in time: follow it, tell what it does, and hand its results to Dagster.
 
-The run is tied to the Dagster attempt by a marker in its ``cause``, so that a trigger whose answer
-was lost never becomes a second run. Which job runs, and with which credentials, is decided above
-(``workspace.py``).
+Which job runs, with which credentials, and what earlier attempts have left is decided above
+(``workspace.py``); the run exists already when an invocation does.
 """
 
 from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from hashlib import sha256
-from itertools import islice
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal, cast
 
 import dagster as dg
 
 from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
-from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep, TriggerRun
+from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep
 from dagster_dbtcloud.dbt.manifest import Manifest
-from dagster_dbtcloud.dbt.tail import LogTail
+from dagster_dbtcloud.dbt.progress import timings
 from dagster_dbtcloud.errors import (
-    ApiConnectionError,
     ApiError,
-    ApiResponseError,
-    AuthenticationError,
     DbtCloudError,
     ManifestError,
-    NotFoundError,
     RunCancelled,
     RunError,
     RunFailed,
     RunTimedOut,
-    ServerError,
 )
 from dagster_dbtcloud.events import (
     Declared,
     Outcome,
     OutcomeKind,
-    RunRef,
+    adds_metadata,
     as_log_event,
     as_step_result,
     failed,
     failure_table,
-    interpret,
+    is_failed,
 )
-from dagster_dbtcloud.harvest import Harvest, dbt_command, harvest
+from dagster_dbtcloud.following import INCLUDED, NO_LIMITS, RunLimits, follow, patiently
+from dagster_dbtcloud.harvest import Harvest, dbt_command, harvest, last_outcomes, run_ref
+from dagster_dbtcloud.live import RunLog, outcomes_of
+from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, STARTED
+from dagster_dbtcloud.recorded import Recorded, already_recorded
+from dagster_dbtcloud.reporting import consumed_outputs
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext
 StepEvent = (
@@ -60,196 +58,36 @@ StepEvent = (
 )
 OnLeave = Literal["cancel", "detach"]
 
-CAUSE_LIMIT = 255
-"""Characters; dbt Cloud's clients cut the cause there (docs/dbt-cloud-api.md)."""
-
-RUN_TAG_PREFIX = "dagster_dbtcloud/run/"
-STARTED, RECORDED = "started", "recorded"
-
-_SETTLE_DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds between looks for a run whose trigger got no answer: 30 in total."""
-_LOOKED_AT = 50
-"""How many of a job's newest runs are looked at for a cause."""
-_FIRST_POLL, _POLL_GROWTH, _LAST_POLL = 1.0, 1.15, 10.0
-"""Seconds: the poll interval of a fresh run, its factor, and its maximum."""
-_GRACE_AFTER_TRIGGER = 60.0
-"""Seconds in which a 404 for a run just created is taken for a replica that lags."""
-_AUTHENTICATION_TRIES = 4
 _LATE_ARTIFACT_GRACE = {True: 120.0, False: 20.0}
 """Seconds to wait for a step's results, by whether the step succeeded. A step that failed to parse
 its project leaves none, so little is spent on it."""
 _LATE_LOGS_SECONDS = 10.0
 """How long the logs of a finished run may be missing (docs/dbt-cloud-api.md)."""
-_LOG_CHUNK_LINES = 200
-
-
-# --- marker --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Marker:
-    """What ties one attempt of a Dagster step to one dbt Cloud run."""
-
-    dagster_run_id: str
-    step_key: str
-    attempt: int
-    number: int
-    deployment: str | None = None
-
-    @property
-    def token(self) -> str:
-        """Return the part of the cause that finds the run again: stable, and never cut."""
-        text = f"{self.step_key}/{self.number}"
-        digest = sha256(text.encode()).hexdigest()[:10]
-        return f"[dagster:{self.dagster_run_id}/{digest}/{self.attempt}]"
-
-    def cause(self) -> str:
-        """Return a sentence for dbt Cloud's users with the token at its end, at most 255 long."""
-        place = f" in {self.deployment}" if self.deployment else ""
-        text = f"Dagster run {self.dagster_run_id[:8]}{place}, step {self.step_key}"
-        room = CAUSE_LIMIT - len(self.token) - 1
-        return f"{text[:room]} {self.token}"
-
-
-def dagster_run_of(cause: str | None) -> str | None:
-    """Return the Dagster run id in a dbt Cloud run's cause; None when Dagster did not start it."""
-    if not cause or not cause.endswith("]"):
-        return None
-    start = cause.rfind("[dagster:")
-    if start < 0:
-        return None
-    parts = cause[start + len("[dagster:") : -1].split("/")
-    return parts[0] if len(parts) == 3 and parts[0] else None
-
-
-# --- trigger or adopt ----------------------------------------------------------------------------
-
-
-def start_run(
-    client: DbtCloudClient,
-    job_id: int,
-    trigger: TriggerRun,
-    *,
-    clock: Clock,
-    log: Callable[[str], None],
-) -> Run:
-    """Trigger ``job_id``, or adopt the run that a trigger with this very cause has made.
-
-    A trigger without a clear answer (time-out, cut connection, 5xx, a proxy's page) may have made a
-    run: it is looked for by its cause over half a minute before another is triggered.
-
-    Raises: ApiError, when dbt Cloud refuses, or gives no clear answer three times.
-    """
-    for tries_left in (2, 1, 0):
-        try:
-            return client.trigger_run(job_id, trigger)
-        except (ApiConnectionError, ServerError, ApiResponseError) as error:
-            if isinstance(error, ApiConnectionError) and not error.sent:
-                raise
-            log(f"The trigger got no clear answer ({error}); looking for the run it may have made.")
-            run = _find_by_cause(client, job_id, trigger.cause, clock)
-            if run is not None:
-                log(f"Found it: dbt Cloud run {run.id}.")
-                return run
-            if not tries_left:
-                raise
-    raise AssertionError("unreachable")
-
-
-def abandon(client: DbtCloudClient, job_id: int, cause: str) -> None:
-    """Cancel the run with this cause, if there is one: its trigger was interrupted. One look."""
-    with client, suppress(DbtCloudError):  # why the caller leaves is what counts
-        run = _with_cause(client, job_id, cause)
-        if run is not None and not run.is_complete:
-            client.cancel_run(run.id)
-
-
-def _find_by_cause(client: DbtCloudClient, job_id: int, cause: str, clock: Clock) -> Run | None:
-    for delay in _SETTLE_DELAYS:
-        clock.sleep(delay)
-        if run := _with_cause(client, job_id, cause):
-            return run
-    return None
-
-
-def _with_cause(client: DbtCloudClient, job_id: int, cause: str) -> Run | None:
-    listed = client.runs(job_id=job_id, order_by="-id", include=("trigger", "job"), page_size=25)
-    newest = islice(listed, _LOOKED_AT)
-    return next((run for run in newest if run.trigger and run.trigger.cause == cause), None)
-
-
-# --- follow --------------------------------------------------------------------------------------
-
-
-def follow(
-    client: DbtCloudClient, run_id: int, *, clock: Clock, timeout: float | None = None
-) -> Iterator[Run]:
-    """Yield the run, with its steps, each time it is read, the last time when it is complete.
-
-    There is no time limit unless ``timeout`` (seconds) is given. The client rides out 429, 5xx and
-    connection faults for its own budget.
-
-    Raises: RunTimedOut; ApiError when the budget is spent.
-    """
-    started = clock.monotonic()
-    interval = _FIRST_POLL
-    refused = 0
-    while True:
-        try:
-            run = client.run(run_id, include=("trigger", "job", "run_steps"))
-            refused = 0
-        except NotFoundError:
-            if clock.monotonic() - started > _GRACE_AFTER_TRIGGER:
-                raise
-            clock.sleep(interval)
-            continue
-        except AuthenticationError:
-            refused += 1
-            if refused >= _AUTHENTICATION_TRIES:
-                raise
-            clock.sleep(_LAST_POLL)
-            continue
-        yield run
-        if run.is_complete:
-            return
-        elapsed = clock.monotonic() - started
-        if timeout is not None and elapsed >= timeout:
-            raise RunTimedOut(
-                f"dbt Cloud run {run_id} was not complete after {timeout:g} s, the time limit that "
-                "was given to wait().",
-                run_id=run_id,
-                run_url=run.href,
-            )
-        clock.sleep(interval if timeout is None else min(interval, timeout - elapsed))
-        interval = min(interval * _POLL_GROWTH, _LAST_POLL)
-
-
-class _StepLogs:
-    """Write the text of each step to a log as it grows."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-        self._tails: dict[int, LogTail] = {}
-
-    def show(self, run: Run) -> None:
-        for step in run.run_steps:
-            tail = self._tails.get(step.index)
-            if tail is None:
-                tail = self._tails[step.index] = LogTail()
-            lines = tail.feed(step.logs or "", final=run.is_complete)
-            for start in range(0, len(lines), _LOG_CHUNK_LINES):
-                text = "\n".join(lines[start : start + _LOG_CHUNK_LINES])
-                self._write(f"{step.name}\n{text}")
 
 
 # --- the invocation ------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Past:
+    """What earlier attempts of the same step have left.
+
+    ``settled`` are results of theirs that stand beside those of the run. ``taken_over``: one of
+    them has started the run, and may have recorded a part of it. ``dagster_run_ids`` are the
+    Dagster runs that may have; ``since`` is when the first of their dbt Cloud runs was created.
+    """
+
+    settled: tuple[Outcome, ...] = ()
+    taken_over: bool = False
+    dagster_run_ids: tuple[str, ...] = ()
+    since: datetime | None = None
+
+
 class DbtCloudCliInvocation:
     """A dbt command in dbt Cloud, started by ``DbtCloudWorkspace.cli``.
 
-    The run is triggered already when this object exists; ``wait`` follows it. Leaving ``wait`` in
-    any way before the run is complete cancels the run, unless ``on_leave="detach"``.
+    The run is triggered already when this object exists; ``wait`` or ``stream`` follows it. Leaving
+    in any way before the run is complete cancels the run, unless ``on_leave="detach"``.
     """
 
     def __init__(
@@ -263,9 +101,13 @@ class DbtCloudCliInvocation:
         clock: Clock,
         declared: Declared,
         context: dg.OpExecutionContext | None,
+        manifest: Manifest | None = None,
         expected: frozenset[str] = frozenset(),
         on_leave: OnLeave = "cancel",
+        limits: RunLimits = NO_LIMITS,
+        past: Past | None = None,
     ) -> None:
+        """Take over a run that exists; ``expected`` are the nodes that must have a result."""
         self.args = tuple(args)
         self.commands = tuple(commands)
         self.run = run
@@ -276,9 +118,18 @@ class DbtCloudCliInvocation:
         self._declared = declared
         self._context = context
         self._expected = expected
+        self._limits = limits
+        self._past = past or Past()
         self._log = _logger(context)
-        self._step_logs = _StepLogs(self._log.info)
+        self._run_log = RunLog(
+            manifest, other_schemas=_writes_elsewhere(run), timings=self._earlier_timings
+        )
+        self._told: dict[str, Outcome] = {}
         self._followed = False
+        self._left = False
+        self._needed: frozenset[dg.AssetKey | dg.AssetCheckKey] | None = None
+        self._stored: dict[int, Recorded] = {}
+        self._selected: tuple[Set[dg.AssetKey], Set[dg.AssetCheckKey]] | None = None
 
     def __repr__(self) -> str:
         return f"DbtCloudCliInvocation(run_id={self.run.id}, args={list(self.args)!r})"
@@ -306,9 +157,27 @@ class DbtCloudCliInvocation:
         Raises: ``dagster.Failure`` inside a step, else RunFailed, RunCancelled, RunTimedOut, when
         the run did not succeed, after everything that it did build was yielded; ApiError.
         """
+        return self._events(timeout, at_once=False)
+
+    def stream(self, timeout: float | None = None) -> Iterator[StepEvent]:
+        """Follow the run, and yield each node's event as soon as its log says how it ended.
+
+        The events are those of ``wait``, each node once; what the log does not tell comes at the
+        end, from the run's results. An event that comes early has no metadata that only the
+        results have; where they tell rows or a query id, an ``AssetObservation`` adds them.
+
+        Raises: as ``wait``.
+        """
+        return self._events(timeout, at_once=True)
+
+    def _events(self, timeout: float | None, *, at_once: bool) -> Iterator[StepEvent]:
         with self._client:
             try:
-                self._follow(timeout)
+                for outcome in self._follow(timeout):
+                    if at_once and (event := self._tell(outcome)) is not None:
+                        # leaving at this point, for whatever reason, leaves the run
+                        with self._leaving():
+                            yield event
             except RunError as error:
                 raise self._as_failure(error, ())  # noqa: B904 - outside a step it is the same one
             yield from self._results()
@@ -321,7 +190,8 @@ class DbtCloudCliInvocation:
         Raises: ApiError.
         """
         with self._client:
-            self._follow(None)
+            for _ in self._follow(None):
+                pass
         return self.run.is_success
 
     def get_artifact(self, path: str, *, step: int | None = None) -> bytes:
@@ -351,20 +221,52 @@ class DbtCloudCliInvocation:
 
     # --- following
 
-    def _follow(self, timeout: float | None) -> None:
+    def _follow(self, timeout: float | None) -> Iterator[Outcome]:
+        """Follow the run to its end; yield what the logs tell before that, each node once."""
         if self._followed:
             return
         status: tuple[int, tuple[int, ...]] | None = None
-        with self._leaving():
-            for run in follow(self._client, self.run.id, clock=self._clock, timeout=timeout):
+        runs = follow(
+            self._client, self.run.id, clock=self._clock, timeout=timeout, limits=self._limits
+        )
+        while True:
+            outcomes: list[Outcome] = []
+            with self._leaving():
+                run = next(runs, None)
+                if run is None:
+                    break
                 self.run = run
                 if (now := (run.status, tuple(run.blocked_by or ()))) != status:
                     status = now
                     self._log.info(_status_line(run))
                 if run.is_complete:
                     self.run = run = self._with_late_logs(run)
-                self._step_logs.show(run)
+                for news in self._run_log.read(run, at=self._clock.monotonic()):
+                    for text in news.texts:
+                        self._log.info(text)
+                    outcomes += outcomes_of(
+                        news, self._declared, run_ref(run, news.step.index, None)
+                    )
+            if not run.is_complete:  # else the results are there, which tell more
+                yield from outcomes
         self._followed = True
+
+    def _earlier_timings(self) -> Mapping[str, float]:
+        """Return the seconds that nodes took when the job's newest good run did them."""
+        try:
+            listed = self._client.runs(
+                job_id=self.run.job_id,
+                status_in=(RunStatus.SUCCESS,),
+                order_by="-id",
+                include=("run_steps",),
+                page_size=1,
+            )
+            before = next(listed, None)
+            return timings(
+                [each.results for each in harvest(self._client, before).steps] if before else []
+            )
+        except DbtCloudError:
+            return {}  # an estimate is an extra
 
     def _with_late_logs(self, run: Run) -> Run:
         """Return the finished run with its logs, which dbt Cloud may store a little later."""
@@ -372,7 +274,7 @@ class DbtCloudCliInvocation:
         while waited < _LATE_LOGS_SECONDS and any(_lacks_log(step) for step in run.run_steps):
             self._clock.sleep(2.0)
             waited += 2.0
-            run = self._client.run(run.id, include=("trigger", "job", "run_steps"))
+            run = self._client.run(run.id, include=INCLUDED)
         return run
 
     @contextmanager
@@ -382,12 +284,13 @@ class DbtCloudCliInvocation:
             yield
         except BaseException as error:
             with suppress(BaseException):  # a second signal, a log that is closed already
-                self._leave(type(error).__name__)
+                self._leave(_why(error))
             raise
 
     def _leave(self, reason: str) -> None:
-        if self.run.is_complete:
+        if self.run.is_complete or self._left:
             return
+        self._left = True
         if self.on_leave == "detach":
             self._log.warning(f"Leaving dbt Cloud run {self.run.id} running ({reason}).")
             return
@@ -406,12 +309,22 @@ class DbtCloudCliInvocation:
     def _results(self) -> Iterator[StepEvent]:
         found = self._harvest()
         outcomes = self._outcomes(found)
-        for outcome in outcomes:
-            event = self._report(outcome)
+        ours = {outcome.unique_id for outcome in outcomes}
+        before = [outcome for outcome in self._past.settled if outcome.unique_id not in ours]
+        for outcome in (*before, *outcomes):
+            told = self._told.get(outcome.unique_id)
+            if told is not None:
+                event = self._reconcile(told, outcome)
+            elif self._is_stored(outcome) and not self._is_needed(outcome):
+                event = None
+            else:
+                event = self._report(outcome)
             if event is not None:
                 yield event
+        outcomes = [*before, *outcomes]
         removed = self._removed(outcomes) if self.run.is_success else ()
-        self._tag(RECORDED)
+        if found.is_whole:
+            self._tag(RECORDED)
         if not self.run.is_success:
             error = self._run_error(outcomes)
             raise self._as_failure(error, tuple(failed(outcomes)))
@@ -440,7 +353,7 @@ class DbtCloudCliInvocation:
             )
 
     def _harvest(self) -> Harvest:
-        found = harvest(self._client, self.run)
+        found = self._fetch(None)
         waited = 0.0
         delay = 1.0
         while any(
@@ -451,7 +364,7 @@ class DbtCloudCliInvocation:
             self._clock.sleep(delay)
             waited += delay
             delay = min(delay * 2, 10.0)
-            found = harvest(self._client, self.run, known=found)
+            found = self._fetch(found)
         for error in found.damaged:
             self._log.error(str(error))
         for item in found.steps:
@@ -459,47 +372,106 @@ class DbtCloudCliInvocation:
                 self._log.error(sentence)
         return found
 
+    def _fetch(self, known: Harvest | None) -> Harvest:
+        return patiently(lambda: harvest(self._client, self.run, known=known), clock=self._clock)
+
     def _outcomes(self, found: Harvest) -> list[Outcome]:
         """Return the last outcome of each node: a later step's word counts, if it did run."""
-        last: dict[str, Outcome] = {}
-        undeclared: dict[str, None] = {}
-        for item in found.steps:
-            ref = run_ref(self.run, item.step.index, item.results.invocation_id)
-            said = interpret(item.results, self._declared, ref)
-            undeclared.update(dict.fromkeys(said.undeclared))
-            for outcome in said.outcomes:
-                earlier = last.get(outcome.unique_id)
-                if earlier is None or outcome.kind is not OutcomeKind.SKIPPED:
-                    last.pop(outcome.unique_id, None)
-                    last[outcome.unique_id] = outcome
+        outcomes, undeclared = last_outcomes(found, self._declared)
         if undeclared:
-            names = ", ".join(list(undeclared)[:5])
+            names = ", ".join(undeclared[:5])
             self._log.info(
                 f"{len(undeclared)} nodes that this code location does not declare also ran: "
                 f"{names}{' …' if len(undeclared) > 5 else ''}"
             )
-        return list(last.values())
+        return outcomes
+
+    def _tell(self, outcome: Outcome) -> StepEvent | None:
+        """Report a node that the log says has ended, the first time that it does."""
+        known = outcome.unique_id in self._told
+        if known or outcome.kind not in (OutcomeKind.MATERIALIZED, OutcomeKind.CHECKED):
+            return None
+        if self._past.taken_over and self._is_stored(outcome):
+            return None  # looked at again with the results
+        self._told[outcome.unique_id] = outcome
+        return self._report(outcome)
+
+    def _reconcile(self, told: Outcome, outcome: Outcome) -> StepEvent | None:
+        """Add what only the results tell of a node whose end was told from the log."""
+        if told.kind is not outcome.kind or is_failed(told) != is_failed(outcome):
+            self._log.error(
+                f"The log of dbt Cloud run {self.run.id} said {told.result.status!r} of "
+                f"{outcome.unique_id}, and that was recorded; its results say "
+                f"{outcome.result.status!r}. Please report it, with the run's log."
+            )
+            return self._record(outcome)
+        if outcome.check_key is None and adds_metadata(outcome):
+            return self._record(replace(outcome, kind=OutcomeKind.OBSERVED))
+        return None
+
+    def _is_stored(self, outcome: Outcome) -> bool:
+        """Whether an earlier attempt, or the sensor, has recorded the outcome."""
+        past, context = self._past, self._context
+        run_id = outcome.run.run_id
+        if context is None or past.since is None:
+            return False
+        if run_id == self.run.id and not past.taken_over:
+            return False
+        if run_id not in self._stored:
+            self._stored[run_id] = already_recorded(
+                context.instance,
+                run_id,
+                since=past.since,
+                dagster_run_ids=past.dagster_run_ids,
+            )
+        key = outcome.check_key or outcome.asset_key
+        return key is not None and self._stored[run_id].take(
+            key,
+            invocation_id=outcome.run.invocation_id,
+            partition=_partition(context, outcome, self._declared),
+        )
 
     def _report(self, outcome: Outcome) -> StepEvent | None:
         context = self._context
         if context is None:
             return as_log_event(outcome)
-        if self._is_selected(context, outcome):
+        if self._is_selected(outcome):
             result = as_step_result(outcome)
             if result is not None:
                 return result
             if outcome.kind is not OutcomeKind.OBSERVED:
                 return None  # failed or skipped: the step's failure tells
+        return self._record(outcome)
+
+    def _record(self, outcome: Outcome) -> StepEvent | None:
+        """Write an outcome to the event log; without a step, return the event."""
+        context = self._context
+        if context is None:
+            return as_log_event(outcome)
         event = as_log_event(outcome, partition=_partition(context, outcome, self._declared))
         if event is not None:
             # OpExecutionContext's annotation forgets check evaluations; Dagster stores them
             context.log_event(cast("dg.AssetMaterialization", event))
         return None
 
-    def _is_selected(self, context: dg.OpExecutionContext, outcome: Outcome) -> bool:
+    def _is_needed(self, outcome: Outcome) -> bool:
+        """Whether another step of this Dagster run waits for it, and no attempt in it gave it."""
+        if self._needed is None:
+            context, runs = self._context, self._past.dagster_run_ids
+            self._needed = (
+                frozenset() if context is None or len(runs) < 2 else consumed_outputs(context)
+            )
+        return (outcome.check_key or outcome.asset_key) in self._needed
+
+    def _is_selected(self, outcome: Outcome) -> bool:
+        if self._selected is None:
+            context = cast("dg.OpExecutionContext", self._context)
+            # Dagster makes these sets anew each time that it is asked
+            self._selected = (context.selected_asset_keys, context.selected_asset_check_keys)
+        assets, checks = self._selected
         if outcome.check_key is not None:
-            return outcome.check_key in context.selected_asset_check_keys
-        return outcome.asset_key in context.selected_asset_keys
+            return outcome.check_key in checks
+        return outcome.asset_key in assets
 
     def _removed(self, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
         """Return the expected nodes that did not run because the dbt project has them no longer."""
@@ -568,18 +540,6 @@ def op_context(context: Context | None) -> dg.OpExecutionContext | None:
     return context.op_execution_context
 
 
-def run_ref(run: Run, step_index: int | None, invocation_id: str | None) -> RunRef:
-    """Return the reference that outcomes of one step of ``run`` carry."""
-    return RunRef(
-        run_id=run.id,
-        url=run.href,
-        job_id=run.job_id,
-        git_sha=run.git_sha,
-        step_index=step_index,
-        invocation_id=invocation_id,
-    )
-
-
 def tag_run(context: dg.OpExecutionContext | None, run_id: int, word: str) -> None:
     """Write on the Dagster run which dbt Cloud run it started, and whether it has its results.
 
@@ -612,6 +572,19 @@ def _status_line(run: Run) -> str:
     if run.status_message:
         line += f" ({run.status_message})"
     return f"{line}. {run.href or ''}".rstrip()
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, GeneratorExit):
+        return "the step stopped reading its events"
+    if isinstance(error, (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)):
+        return "the step was terminated"
+    return type(error).__name__
+
+
+def _writes_elsewhere(run: Run) -> bool:
+    trigger = run.trigger
+    return trigger is not None and bool(trigger.schema_override or trigger.target_name_override)
 
 
 def _lacks_log(step: RunStep) -> bool:

@@ -25,9 +25,9 @@ from dagster_dbtcloud.errors import (
     PermissionDeniedError,
 )
 from dagster_dbtcloud.events import Declared, OutcomeKind, as_log_event, interpret
-from dagster_dbtcloud.harvest import Harvest, harvest
+from dagster_dbtcloud.harvest import Harvest, harvest, run_ref
 from dagster_dbtcloud.identity import safe_name
-from dagster_dbtcloud.invocation import RECORDED, RUN_TAG_PREFIX, dagster_run_of, run_ref
+from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, dagster_run_of
 from dagster_dbtcloud.specs import MANIFEST
 from dagster_dbtcloud.state import WorkspaceIds
 from dagster_dbtcloud.translator import DagsterDbtTranslator

@@ -9,8 +9,8 @@ A workspace finds its manifest, builds specs from it, and starts dbt commands. I
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,22 +24,31 @@ from pydantic import Field, PrivateAttr
 from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import ACTIVE_STATUSES, Run, TriggerRun
-from dagster_dbtcloud.errors import ApiError, ConfigError, DbtCloudError, StateError
-from dagster_dbtcloud.events import Declared
-from dagster_dbtcloud.harvest import dbt_command
+from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.errors import ApiError, ApiStatusError, ConfigError, DbtCloudError, StateError
+from dagster_dbtcloud.events import Declared, Outcome
+from dagster_dbtcloud.following import INCLUDED, NO_LIMITS, RunLimits, follow, seconds_of
+from dagster_dbtcloud.harvest import dbt_command, harvest, last_outcomes
 from dagster_dbtcloud.identity import raw_key, required_text, resolve, safe_name
 from dagster_dbtcloud.invocation import (
     Context,
     DbtCloudCliInvocation,
-    Marker,
     OnLeave,
-    abandon,
+    Past,
     command_line,
-    follow,
     op_context,
-    start_run,
 )
 from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, pick_job
+from dagster_dbtcloud.marker import Marker, read_mark
+from dagster_dbtcloud.recovery import (
+    FRESH,
+    RetryMode,
+    check_mode,
+    earlier_runs,
+    lineage,
+    nodes_of,
+    plan,
+)
 from dagster_dbtcloud.specs import (
     UNIQUE_ID,
     DbtSpecs,
@@ -49,6 +58,7 @@ from dagster_dbtcloud.specs import (
     specs_of,
     unit_tests_alone,
 )
+from dagster_dbtcloud.starting import abandon, retry_run, start_run
 from dagster_dbtcloud.state import (
     ManifestCache,
     State,
@@ -90,6 +100,8 @@ _SELECTION_FLAGS = frozenset(
 
 Start = Callable[[int], Run]
 """Trigger the job with this id, or adopt the run that a trigger without an answer has made."""
+Narrow = Callable[[frozenset[str]], tuple[str, ...]]
+"""From nodes to the commands that run them and no others."""
 Claim = Callable[[DbtCloudClient, Start], Run]
 """Choose a job and start it; see ``DbtCloudWorkspace._launch``."""
 
@@ -435,21 +447,37 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         context: Context | None = None,
         *,
         on_leave: OnLeave = "cancel",
+        limits: RunLimits = NO_LIMITS,
+        retry: RetryMode = "auto",
     ) -> DbtCloudCliInvocation:
         """Start a dbt command in dbt Cloud, through an ad hoc job.
 
         ``args`` are dbt's words without ``dbt``, one each: ``["build", "--full-refresh"]``. Inside
         a step of ``@dbt_cloud_assets`` the selection of the step's assets and checks is added,
         unless ``args`` hold a selection of their own. ``on_leave`` says what becomes of the run
-        when the step is terminated or fails: ``"cancel"`` or ``"detach"``.
+        when the step is terminated or fails: ``"cancel"`` or ``"detach"``. ``limits`` says how
+        long it may take.
+
+        In a retry of the step, or a re-execution of the Dagster run, a dbt Cloud run that an
+        earlier attempt has left behind is taken over instead of starting another. ``retry`` says
+        what happens when that run failed: ``"auto"`` runs only its failed and skipped nodes again
+        when Dagster was asked to go on from the failure (a retry policy, "re-execute from
+        failure"), ``"on"`` in every re-execution, ``"off"`` never.
 
         Raises: ConfigError, SelectionError, StateError, ApiError; nothing was triggered then.
         """
         words = _checked(args)
+        check_mode(retry)
         step = op_context(context)
+        narrow: Narrow | None = None
         if step is not None and _runs_dbt_assets(step):
             specs = _declared_specs(step)
             commands, expected = _commands(step, specs, words)
+            if not _selects_itself(words):
+
+                def narrow(nodes: frozenset[str]) -> tuple[str, ...]:
+                    return _lines(_commands(step, specs, words, only=nodes)[0])
+
             declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
         else:
             specs = self.load_specs(dagster_dbt_translator=dagster_dbt_translator)
@@ -475,12 +503,16 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             from_pool,
             TriggerRun(
                 cause=_cause(step),
-                steps_override=tuple(command_line(command) for command in commands),
+                steps_override=_lines(commands),
             ),
             args=commands[0],
             declared=declared,
             expected=expected,
             on_leave=on_leave,
+            limits=limits,
+            retry=retry,
+            manifest=specs.manifest,
+            narrow=narrow,
         )
 
     def _launch(
@@ -493,33 +525,74 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         declared: Declared,
         expected: frozenset[str],
         on_leave: OnLeave,
+        limits: RunLimits,
+        retry: RetryMode,
+        manifest: Manifest,
+        narrow: Narrow | None,
     ) -> DbtCloudCliInvocation:
         """Start one run, tie it to the step, and return the invocation that follows it.
 
         ``claim`` chooses the job: it is given a client and a function that triggers a job by its
         id (or adopts the run that an unclear trigger has made), and returns the run that is ours.
+        ``narrow`` gives the commands that run only the given nodes, for a retry; None where there
+        are none.
 
         Raises: whatever ``claim`` raises; ApiError.
         """
         ids, clock = self.ids(), self.get_clock()
         log = logger if step is None else step.log
-        client = self._client_for(ids, _FOLLOW_RETRY_SECONDS, log=log)
+        client = self._client_for(ids, seconds_of(limits.outage) or _FOLLOW_RETRY_SECONDS, log=log)
 
         def short_client() -> DbtCloudClient:
             return self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
 
-        def start(job_id: int) -> Run:
+        @contextmanager
+        def abandoning(job_id: int | None, retrying: int | None = None) -> Iterator[None]:
             try:
-                return start_run(client, job_id, trigger, clock=clock, log=log.warning)
+                yield
             except Exception:
                 raise
             except BaseException:  # terminated while the trigger was on its way
                 if on_leave == "cancel":
-                    abandon(short_client(), job_id, trigger.cause)
+                    abandon(short_client(), job_id, trigger.cause, retrying=retrying)
                 raise
 
+        def start(job_id: int) -> Run:
+            with abandoning(job_id):
+                return start_run(client, job_id, trigger, clock=clock, log=log.warning)
+
         with client:
-            run = claim(client, start)
+            line = None if step is None else lineage(step, _step_key(step))
+            todo = FRESH
+            mark = read_mark(trigger.cause)
+            commands = trigger.steps_override or ()
+            earlier: tuple[Run, ...] = ()
+            if line is not None and mark is not None:
+                earlier = earlier_runs(client, ids, mark, line)
+                todo = plan(
+                    earlier=earlier,
+                    mark=mark,
+                    line=line,
+                    mode=retry,
+                    commands=commands,
+                    wanted=expected,
+                    can_narrow=narrow is not None,
+                    now=clock.now(),
+                    outcomes_of=lambda run: _outcomes_of(client, run, declared, log.warning),
+                    covers=lambda run, nodes: bool(nodes) and nodes <= nodes_of(manifest, run),
+                    log=log.warning,
+                )
+            if todo.reason:
+                log.info(todo.reason)
+            run = todo.adopt
+            if run is None and todo.retry_of is not None:
+                with abandoning(todo.retry_of.job_id, todo.retry_of.id):
+                    run = _retried(client, todo.retry_of, clock, log.warning)
+            if run is None:
+                if todo.remaining is not None and narrow is not None:
+                    narrowed = narrow(todo.remaining)
+                    trigger = trigger.model_copy(update={"steps_override": narrowed})
+                run = claim(client, start)
         invocation = DbtCloudCliInvocation(
             args=args,
             commands=trigger.steps_override or (),
@@ -529,11 +602,44 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             clock=clock,
             declared=declared,
             context=step,
+            manifest=manifest,
             expected=expected,
             on_leave=on_leave,
+            limits=limits,
+            past=Past(
+                settled=todo.settled,
+                taken_over=todo.adopt is not None,
+                dagster_run_ids=line.dagster_run_ids if line else (),
+                since=min((each.created_at for each in earlier if each.created_at), default=None),
+            ),
         )
         invocation.announce()
         return invocation
+
+
+def _retried(
+    client: DbtCloudClient, run: Run, clock: Clock, log: Callable[[str], None]
+) -> Run | None:
+    """Let dbt Cloud retry a run; None when it refuses, though it had said that it could."""
+    try:
+        return retry_run(client, run, clock=clock, log=log)
+    except ApiStatusError as error:
+        if error.status_code >= 500 or error.status_code in (401, 429):
+            raise
+        log(f"dbt Cloud did not retry run {run.id} ({error}); running its failed nodes anew.")
+        return None
+
+
+def _outcomes_of(
+    client: DbtCloudClient, run: Run, declared: Declared, log: Callable[[str], None]
+) -> Sequence[Outcome]:
+    """Return what an earlier attempt's run did; nothing when it cannot be had."""
+    try:
+        found = harvest(client, client.run(run.id, include=INCLUDED))
+    except DbtCloudError as error:
+        log(f"The results of dbt Cloud run {run.id} cannot be had: {error}")
+        return ()
+    return last_outcomes(found, declared)[0]
 
 
 def _parse_under_way(client: DbtCloudClient, job_id: int) -> Run | None:
@@ -580,23 +686,38 @@ def _declared_specs(context: dg.OpExecutionContext) -> DbtSpecs:
     )
 
 
+def _selects_itself(words: Sequence[str]) -> bool:
+    return any(word.split("=", 1)[0] in _SELECTION_FLAGS for word in words)
+
+
+def _lines(commands: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(command_line(command) for command in commands)
+
+
 def _commands(
-    context: dg.OpExecutionContext, specs: DbtSpecs, words: Sequence[str]
+    context: dg.OpExecutionContext,
+    specs: DbtSpecs,
+    words: Sequence[str],
+    *,
+    only: frozenset[str] | None = None,
 ) -> tuple[list[list[str]], frozenset[str]]:
     """Return the dbt commands that run what the step selected, and the nodes they must run.
+
+    ``only`` keeps some of these nodes: what a failed run has left.
 
     ``dbt build`` passes over a unit test whose model is not built with it, so those get a
     ``dbt test`` of their own.
     """
     command = dbt_command(command_line(words))
-    own_selection = any(word.split("=", 1)[0] in _SELECTION_FLAGS for word in words)
-    if own_selection or command not in _SELECTING_COMMANDS:
+    if _selects_itself(words) or command not in _SELECTING_COMMANDS:
         return [[*words]], frozenset()
     assets, checks = context.selected_asset_keys, context.selected_asset_check_keys
     wanted = frozenset(
         [node for node, key in specs.asset_keys.items() if key in assets]
         + [node for node, key in specs.check_keys.items() if key in checks]
     )
+    if only is not None:
+        wanted &= only
     alone = unit_tests_alone(specs.manifest, wanted) if command == "build" else frozenset()
     tags = context.assets_def.op.tags
     parts = [([*words], wanted - alone)] if wanted - alone or not alone else []
@@ -628,16 +749,20 @@ _calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()
 _counting = threading.Lock()
 
 
+def _step_key(step: dg.OpExecutionContext) -> str:
+    mapped = step.get_mapping_key()
+    return f"{step.node_handle}[{mapped}]" if mapped else str(step.node_handle)
+
+
 def _cause(step: dg.OpExecutionContext | None) -> str:
     """Return the sentence that dbt Cloud shows as the reason of the run, with our marker in it."""
     if step is None:
         return f"Started from Python by dagster_dbtcloud [{uuid4().hex}]"
     with _counting:
         number = _calls[step] = _calls.get(step, -1) + 1
-    mapped = step.get_mapping_key()
     marker = Marker(
         dagster_run_id=step.run_id,
-        step_key=f"{step.node_handle}[{mapped}]" if mapped else str(step.node_handle),
+        step_key=_step_key(step),
         attempt=step.retry_number,
         number=number,
         deployment=os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME"),

@@ -27,15 +27,10 @@ from dagster_dbtcloud.errors import (
     ServerError,
 )
 from dagster_dbtcloud.harvest import dbt_command
-from dagster_dbtcloud.invocation import (
-    CAUSE_LIMIT,
-    DbtCloudCliInvocation,
-    Marker,
-    abandon,
-    dagster_run_of,
-    start_run,
-)
+from dagster_dbtcloud.invocation import DbtCloudCliInvocation
+from dagster_dbtcloud.marker import CAUSE_LIMIT, Marker, dagster_run_of
 from dagster_dbtcloud.sandbox import Fault, PastStep
+from dagster_dbtcloud.starting import abandon, start_run
 from dagster_dbtcloud_tests.conftest import SkippingClock
 from dagster_dbtcloud_tests.stage import Stage, until
 
@@ -108,7 +103,7 @@ def test_a_cause_fits_and_is_read_back(step: str, deployment: str | None) -> Non
     marker = Marker(RUN_ID, step, attempt=2, number=0, deployment=deployment)
     cause = marker.cause()
     assert len(cause) <= CAUSE_LIMIT
-    assert cause.endswith(marker.token)
+    assert cause.endswith(str(marker.mark))
     assert dagster_run_of(cause) == RUN_ID
     assert cause.startswith("Dagster run 0a1b2c3d")
 
@@ -122,8 +117,8 @@ def test_tokens_differ_by_what_makes_runs_differ() -> None:
         for attempt in (0, 1)
         for number in (0, 1)
     ]
-    assert len({marker.token for marker in markers}) == len(markers)
-    assert Marker(RUN_ID, "a", 0, 0, "prod").token == Marker(RUN_ID, "a", 0, 0).token
+    assert len({str(marker.mark) for marker in markers}) == len(markers)
+    assert Marker(RUN_ID, "a", 0, 0, "prod").mark == Marker(RUN_ID, "a", 0, 0).mark
 
 
 @pytest.mark.parametrize(

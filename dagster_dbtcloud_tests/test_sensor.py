@@ -15,7 +15,7 @@ from dagster_dbtcloud import (
 )
 from dagster_dbtcloud.cloud.models import Run
 from dagster_dbtcloud.errors import AuthenticationError
-from dagster_dbtcloud.invocation import Marker
+from dagster_dbtcloud.marker import Marker
 from dagster_dbtcloud.sandbox import Fault, PastStep, Sandbox
 from dagster_dbtcloud.sensor import OVERLAP, PATIENCE, Cursor
 from dagster_dbtcloud_tests.conftest import SkippingClock
