@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal
 
@@ -82,7 +82,7 @@ class Lineage:
     automatic: bool
 
 
-def lineage(context: dg.OpExecutionContext, step_key: str) -> Lineage:
+def lineage(context: dg.OpExecutionContext, step_key: str, *, now: datetime) -> Lineage:
     """Return the runs of which the context's run is a re-execution, as far as the step failed.
 
     A run in which the step succeeded ends it: who re-executes that one wants new results.
@@ -100,7 +100,7 @@ def lineage(context: dg.OpExecutionContext, step_key: str) -> Lineage:
     retried = context.retry_number > 0
     return Lineage(
         tuple(ids),
-        record.create_timestamp if record else datetime.now(timezone.utc) - timedelta(days=1),
+        record.create_timestamp if record else now - timedelta(days=1),
         from_failure=retried
         or any(run.tags.get(tag) in values for tag, values in _FROM_FAILURE.items()),
         automatic=retried or _AUTOMATIC in run.tags,

@@ -562,7 +562,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                 return start_run(client, job_id, trigger, clock=clock, log=log.warning)
 
         with client:
-            line = None if step is None else lineage(step, _step_key(step))
+            line = None if step is None else lineage(step, _step_key(step), now=clock.now())
             todo = FRESH
             mark = read_mark(trigger.cause)
             commands = trigger.steps_override or ()
