@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from dagster_dbtcloud.sandbox import Sandbox
-from dagster_dbtcloud_tests.sandbox.conftest import TINY, until
+from dagster_dbtcloud_tests.sandbox.conftest import TINY, client, until
 
 FOREVER = "20000000000"
 
@@ -30,7 +30,8 @@ def dbt_log(api: httpx.Client, run_id: int) -> str:
 
 
 def slow_job(sandbox: Sandbox) -> int:
-    job = sandbox.create_job("slow", ["dbt run --select slow", "dbt run --select orders"])
+    commands = ["dbt run --select slow orders", "dbt run --select orders"]
+    job = sandbox.create_job("slow", commands)
     sandbox.set_variable("DBT_TINY_SLOW_ROWS", FOREVER, job_id=job)
     return job
 
@@ -228,14 +229,18 @@ def test_what_is_no_command_fails_its_step(live: Sandbox, command: str, said: st
 
 
 def test_cancel_kills_dbt_at_once_and_leaves_the_warehouse_usable(
-    live: Sandbox, live_api: httpx.Client
+    live: Sandbox, live_api: httpx.Client, built: dict[str, Any]
 ) -> None:
-    """The log grows while dbt runs; after a cancel the next run has a fresh dbt."""
+    """Each line is there when dbt says it; after a cancel the next run has a fresh dbt."""
+    assert built["is_success"]
     job = slow_job(live)
     run_id = live.trigger(job)
     until(lambda: "START sql table model main.slow" in dbt_log(live_api, run_id))
+    until(lambda: "OK created sql view model main.orders" in dbt_log(live_api, run_id))
     during = run_of(live_api, run_id)
     assert during["status"] == 3
+    step = live_api.get(f"/steps/{during['run_steps'][3]['id']}/?include_related=debug_logs")
+    assert "Finished running node model.tiny.orders" in step.json()["data"]["debug_logs"]
     assert live_api.get(f"/runs/{run_id}/artifacts/manifest.json").status_code == 404
     waiting = live_api.post(f"/jobs/{job}/run/", json={"cause": "later"}).json()["data"]
     assert waiting["blocked_by"] == [run_id]
@@ -276,8 +281,40 @@ def test_a_deleted_job_takes_its_runs_along(live: Sandbox, live_api: httpx.Clien
     assert live_api.get(f"/runs/{run_id}/").status_code == 200
 
 
+WORDS = "env_var('DBT_X', '') ~ env_var('DBT_MINE', '') ~ env_var('DBT_CLOUD_TOKEN', '')"
+BATCHES = """
+{{ config(
+    materialized='incremental', incremental_strategy='microbatch', event_time='happened',
+    batch_size='day', begin='2026-01-01', concurrent_batches=false
+) }}
+select
+    happened
+    {% if model.batch and model.batch.id == '20260102' %}, no_such_column {% endif %}
+from {{ ref('moments') }}
+"""
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox of a project that has no profile, with a model that is built in batches."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "models").mkdir()
+    for name, text in (
+        ("one", f"select '{{{{ {WORDS} }}}}' as x"),
+        (
+            "moments",
+            "{{ config(event_time='happened') }} select timestamp '2026-01-01 12:00' as happened",
+        ),
+        ("batches", BATCHES),
+    ):
+        (folder / "models" / f"{name}.sql").write_text(text)
+    (folder / "dbt_project.yml").write_text(json.dumps({"name": "bare", "profile": "none"}))
+    with Sandbox(project_dir=folder, environment={"DBT_X": "seen"}) as sandbox:
+        yield sandbox
+
+
 def test_a_project_without_profile_runs_on_a_warehouse_of_the_sandbox(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bare: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in dbt Cloud the connection need not be in the repository; variables reach dbt.
 
@@ -285,14 +322,28 @@ def test_a_project_without_profile_runs_on_a_warehouse_of_the_sandbox(
     """
     for name in ("DBT_TARGET", "DBT_CLOUD_TOKEN", "DBT_MINE"):
         monkeypatch.setenv(name, "shell")
-    words = "env_var('DBT_X') ~ env_var('DBT_MINE') ~ env_var('DBT_CLOUD_TOKEN', '')"
-    model = f"select '{{{{ {words} }}}}' as x"
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "one.sql").write_text(model)
-    (tmp_path / "dbt_project.yml").write_text(json.dumps({"name": "bare", "profile": "none"}))
-    with Sandbox(project_dir=tmp_path, environment={"DBT_X": "seen"}) as sandbox:
-        job = sandbox.create_job("bare", ["dbt run"])
-        run = sandbox.wait(sandbox.trigger(job))
-        assert run["is_success"], run
-        with duckdb.connect(str(sandbox.warehouse())) as warehouse:
-            assert warehouse.execute("select * from one").fetchall() == [("seenshell",)]
+    run = bare.wait(bare.trigger(bare.create_job("bare", ["dbt run -s one"])))
+    assert run["is_success"], run
+    with duckdb.connect(str(bare.warehouse())) as warehouse:
+        assert warehouse.execute("select * from one").fetchall() == [("seenshell",)]
+
+
+def test_batches_have_results_of_their_own(bare: Sandbox) -> None:
+    """A microbatch model with a bad batch is a partial success; a retry does that batch alone."""
+    days = "--event-time-start 2026-01-01 --event-time-end 2026-01-04"
+    job = bare.create_job("batches", [f"dbt build -s moments batches {days}"])
+    with client(bare) as api:
+
+        def batches(run: dict[str, Any]) -> tuple[str, list[str], list[str]]:
+            made = api.get(f"/runs/{run['id']}/artifacts/run_results.json?step=4").json()
+            node = next(one for one in made["results"] if one["unique_id"].endswith("batches"))
+            found = node["batch_results"]
+            days = [[start[:10] for start, _ in found[kind]] for kind in ("successful", "failed")]
+            return node["status"], days[0], days[1]
+
+        run = bare.wait(bare.trigger(job))
+        assert run["can_retry"], run
+        assert batches(run) == ("partial success", ["2026-01-01", "2026-01-03"], ["2026-01-02"])
+        again = bare.wait(api.post(f"/runs/{run['id']}/retry/").json()["data"]["id"])
+        assert batches(again)[2] == ["2026-01-02"]
+        assert "Batch 1 of 1" in again["run_steps"][3]["logs"]
