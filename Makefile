@@ -4,13 +4,21 @@
 #   VENV    where it is                                       make test VENV=/tmp/venv
 #   ARGS    more words for the command                        make test ARGS="-k sensor"
 #   ONCE    run the demo headless, and end                    make demo ONCE=1
+#   WORKERS run the tests in so many processes; 0 for one     make test WORKERS=0 ARGS="--pdb -k sensor"
+#   PIP     what installs                                     make install PIP="uv pip install -p .venv"
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 ONCE ?=
 
+# Each worker starts a sandbox with dbt of its own, so more than two pay on large machines only.
+WORKERS ?= 2
+
 BIN := $(VENV)/bin
+PIP ?= $(BIN)/python -m pip install -qq
+# The tests of a file stay together: they share what its first one sets up.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 # A stamp is older than what it was installed from when that has changed since.
 SANDBOX := $(VENV)/.installed-sandbox
 DEV := $(VENV)/.installed-dev
@@ -33,7 +41,11 @@ demo: $(SANDBOX) ## Show it all here: a local dbt Cloud, the example project, th
 
 .PHONY: test
 test: $(DEV) ## Run the tests.
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+.PHONY: nightly
+nightly: $(DEV) ## Run the tests that are too long for every day.
+	$(PYTEST) -m nightly $(ARGS)
 
 .PHONY: check
 check: $(DEV) ## Format, lint, types, floors: all but the tests.
@@ -51,11 +63,10 @@ format: $(DEV) ## Write the code as `make check` wants it.
 install: $(DEV) ## Make the virtual environment for work on this package.
 
 .PHONY: constraints
-constraints: ## Renew constraints.txt (needs uv).
-	@command -v uv >/dev/null || { echo "uv is not installed: pip install uv"; exit 1; }
+constraints: $(DEV) ## Renew constraints.txt.
 	sed -n '/^#/p' constraints.txt > constraints.tmp
 	printf 'dagster==1.13.27\ndbt-core==1.11.16\n' > constraints.pins
-	uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-annotate --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-annotate --no-header \
 		--no-emit-index-url --no-emit-find-links --constraint constraints.pins pyproject.toml >> constraints.tmp
 	mv constraints.tmp constraints.txt
 	rm -f constraints.pins
@@ -65,11 +76,11 @@ clean: ## Remove what the targets made.
 	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(SANDBOX): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[sandbox]"
+	$(PIP) --constraint constraints.txt --editable ".[sandbox]"
 	@touch $@
 
 $(DEV): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[dev]"
+	$(PIP) --constraint constraints.txt --editable ".[dev]"
 	@touch $(SANDBOX) $@
 
 # Only its absence matters: as a link to the system's Python it is older than everything.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,11 +105,20 @@ def workspace(make_workspace: MakeWorkspace) -> DbtCloudWorkspace:
     return make_workspace()
 
 
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of Dagster's with its empty databases, whose making takes most of a second."""
+    home = tmp_path_factory.mktemp("empty_home")
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        instance.all_instigator_state()
+        instance.fetch_materializations(dg.AssetKey("none"), limit=1)
+    return home
+
+
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+def instance(tmp_path: Path, empty_home: Path) -> Iterator[dg.DagsterInstance]:
     """A real instance: run storage and event log in SQLite files."""
-    home = tmp_path / "dagster"
-    home.mkdir()
+    home = shutil.copytree(empty_home, tmp_path / "dagster")
     with dg.DagsterInstance.local_temp(str(home)) as instance:
         yield instance
 
