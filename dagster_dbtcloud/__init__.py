@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         load_dbt_cloud_asset_specs,
         load_dbt_cloud_check_specs,
     )
+    from dagster_dbtcloud.component import DbtCloudComponent
     from dagster_dbtcloud.errors import DbtCloudError
     from dagster_dbtcloud.invocation import DbtCloudCliInvocation
     from dagster_dbtcloud.selections import (
@@ -35,6 +36,7 @@ __all__ = [
     "DagsterDbtTranslator",
     "DagsterDbtTranslatorSettings",
     "DbtCloudCliInvocation",
+    "DbtCloudComponent",
     "DbtCloudCredentials",
     "DbtCloudError",
     "DbtCloudWorkspace",
@@ -52,6 +54,7 @@ __all__ = [
 
 _ROOMS = {
     "assets": ("dbt_cloud_assets", "load_dbt_cloud_asset_specs", "load_dbt_cloud_check_specs"),
+    "component": ("DbtCloudComponent",),
     "errors": ("DbtCloudError",),
     "invocation": ("DbtCloudCliInvocation",),
     "selections": (

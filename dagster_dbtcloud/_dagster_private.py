@@ -1,16 +1,25 @@
 """The one place that imports what Dagster does not export.
 
-Reason: a code server, its run workers and its step processes each load the user's code. All must
-see the same manifest, so the code server leaves a pointer that Dagster carries to the others as
-"reconstruction metadata". Writing it has a public way (``with_reconstruction_metadata`` of
-``Definitions``) that plain ``@dbt_cloud_assets`` definitions never pass through; reading it back
-has none. Should the class move, `recall` finds nothing and each process asks dbt Cloud itself:
-slower, and two processes may see two manifests while dbt Cloud gets a newer one.
+`recall` and `remember`. A code server, its run workers and its step processes each load the user's
+code. All must see the same manifest, so the code server leaves a pointer that Dagster carries to
+the others as "reconstruction metadata". Writing it has a public way
+(``with_reconstruction_metadata`` of ``Definitions``) that plain ``@dbt_cloud_assets`` definitions
+never pass through; reading it back has none. Should the class move, `recall` finds nothing and each
+process asks dbt Cloud itself: slower, and two processes may see two manifests while dbt Cloud gets
+a newer one.
+
+The ``..._resolver`` functions. A component's YAML has a vocabulary that all of Dagster's own
+components share: ``translation``, partitions, backfill policies. Dagster exports no way to read
+these, and a dialect of our own would help nobody. Should they move, only the component is lost.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 def _context() -> Any | None:
@@ -35,3 +44,44 @@ def remember(key: str, value: str) -> None:
     context = _context()
     if context is not None:
         context.add_to_pending_reconstruction_metadata(key, value)
+
+
+def translation_resolver() -> dg.Resolver:
+    """Return what reads ``translation``: attributes of assets, from ``node`` and ``spec``."""
+    from dagster.components.utils.translation import TranslationFnResolver
+
+    def names(node: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"node": node}
+
+    return TranslationFnResolver(template_vars_for_translation_fn=names)
+
+
+def partitions_resolver() -> dg.Resolver:
+    """Return what reads a partitions definition, as ``{type: daily, start_date: ...}``."""
+    from dagster import Resolver
+    from dagster.components.resolved import core_models
+
+    return Resolver(
+        core_models.resolve_partitions_def,
+        model_field_type=core_models.HourlyPartitionsDefinitionModel
+        | core_models.DailyPartitionsDefinitionModel
+        | core_models.WeeklyPartitionsDefinitionModel
+        | core_models.TimeWindowPartitionsDefinitionModel
+        | core_models.StaticPartitionsDefinitionModel,
+        description="The partitions of every asset.",
+        examples=[{"type": "daily", "start_date": "2026-01-01"}],
+    )
+
+
+def backfill_resolver() -> dg.Resolver:
+    """Return what reads a backfill policy, as ``{type: single_run}``."""
+    from dagster import Resolver
+    from dagster.components.resolved import core_models
+
+    return Resolver(
+        core_models.resolve_backfill_policy,
+        model_field_type=core_models.SingleRunBackfillPolicyModel
+        | core_models.MultiRunBackfillPolicyModel,
+        description="How a backfill's partitions become runs.",
+        examples=[{"type": "single_run"}, {"type": "multi_run", "max_partitions_per_run": 10}],
+    )

@@ -13,6 +13,8 @@ import logging
 import os
 import tempfile
 import threading
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -109,6 +111,47 @@ class State:
     manifest: Manifest
     pointer: ManifestPointer | None
     warning: str | None = None
+
+
+_PACKED = 1
+"""The version of the form below; a text of another one is not read."""
+
+
+def pack_state(state: State) -> str:
+    """Return the state as one text, for whoever keeps it elsewhere (a component's state).
+
+    Compressed: Dagster may send it with each run, and a manifest packs to a tenth.
+    """
+    content = json.dumps(state.manifest.raw, separators=(",", ":"), default=str).encode()
+    return json.dumps(
+        {
+            "dagster_dbtcloud": _PACKED,
+            "origin": state.manifest.origin,
+            "digest": state.manifest.digest,
+            "pointer": state.pointer and state.pointer.to_json(),
+            "manifest": b64encode(zlib.compress(content)).decode(),
+        }
+    )
+
+
+def unpack_state(text: str, *, origin: str) -> State:
+    """Return the state in a text of ``pack_state``; ``origin`` says where the text is from.
+
+    Raises: StateError for another text, a damaged one, or one of another version; ManifestError.
+    """
+    try:
+        packed = json.loads(text)
+        if packed["dagster_dbtcloud"] != _PACKED:
+            raise ValueError(f"version {packed['dagster_dbtcloud']!r}")
+        raw = json.loads(zlib.decompress(b64decode(packed["manifest"])))
+        pointer = ManifestPointer.from_json(packed["pointer"]) if packed["pointer"] else None
+        manifest_origin, digest = str(packed["origin"]), str(packed["digest"])
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise StateError(
+            f"{origin} is not a state that this version of dagster_dbtcloud can read "
+            f"({type(error).__name__}: {error}). Write it anew: `dg utils refresh-defs-state`."
+        ) from error
+    return State(Manifest.from_dict(raw, origin=manifest_origin, digest=digest), pointer)
 
 
 def default_cache_dir() -> Path:

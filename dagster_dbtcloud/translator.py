@@ -3,7 +3,7 @@
 It neither selects nodes nor decides which of them make a definition: ``specs.py`` does.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster reads those of the settings as objects.
 
 import hashlib
 import inspect
@@ -55,6 +55,7 @@ Props = Mapping[str, Any]
 """A node's whole entry in manifest.json."""
 
 _logger = logging.getLogger("dagster_dbtcloud")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class DagsterDbtTranslator:
     """
 
     _settings: DagsterDbtTranslatorSettings | None = None
-    _readings: dict[int, Reading] | None = None
+    _readings: "dict[int, Reading] | None" = None
 
     def __init__(self, settings: DagsterDbtTranslatorSettings | None = None) -> None:
         self._settings = settings
@@ -178,7 +179,7 @@ class DagsterDbtTranslator:
             raise dg.DagsterInvalidDefinitionError(f"{_place(props)}: {refused}") from refused
 
     def _deps(
-        self, reading: Reading, unique_id: str, props: Props, key: dg.AssetKey
+        self, reading: "Reading", unique_id: str, props: Props, key: dg.AssetKey
     ) -> list[dg.AssetDep]:
         deps: dict[dg.AssetKey, dg.AssetDep] = {}
         for parent in reading.upstream(unique_id):
@@ -728,9 +729,6 @@ class Reading:
                 opened.add(current)
                 stack.extend(missing)
         return done[start]
-
-
-_T = TypeVar("_T")
 
 
 def reading_of(

@@ -168,6 +168,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
 
     _ids: WorkspaceIds | None = PrivateAttr(default=None)
     _specs: dict[tuple[object, ...], DbtSpecs] = PrivateAttr(default_factory=dict)
+    _held: State | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -332,7 +333,15 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
 
         Raises: StateError, ManifestError, ConfigError.
         """
+        if self._held is not None and not refresh:
+            return self._held
         return load_state(self._state_source(), refresh=refresh)
+
+    def at_state(self, state: State) -> "DbtCloudWorkspace":
+        """Return this workspace held at ``state``: it looks for another only when refreshed."""
+        held = self.model_copy()
+        held._held = state
+        return held
 
     def find_state(self) -> State | None:
         """Look for the newest manifest; None when no run has one. Starts no dbt Cloud run.

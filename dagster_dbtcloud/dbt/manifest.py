@@ -212,10 +212,17 @@ class Manifest:
         return cls.from_bytes(data, origin=str(path))
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], *, origin: str = "a dict") -> Manifest:
-        """Take a manifest that is parsed already. Raises: ManifestError."""
-        data = json.dumps(raw, sort_keys=True, default=str).encode()
-        return _Reader(raw, origin=origin).manifest(hashlib.sha256(data).hexdigest())
+    def from_dict(
+        cls, raw: Mapping[str, Any], *, origin: str = "a dict", digest: str | None = None
+    ) -> Manifest:
+        """Take a manifest that is parsed already; ``digest`` when it is known.
+
+        Raises: ManifestError.
+        """
+        if digest is None:
+            data = json.dumps(raw, sort_keys=True, default=str).encode()
+            digest = hashlib.sha256(data).hexdigest()
+        return _Reader(raw, origin=origin).manifest(digest)
 
     def parents(self, unique_id: str) -> tuple[str, ...]:
         """Return the enabled nodes that ``unique_id`` depends on directly."""

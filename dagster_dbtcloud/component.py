@@ -1,0 +1,622 @@
+"""`DbtCloudComponent`: a dbt Cloud project as a component, from YAML or from Python.
+
+It is `@dbt_cloud_assets` and the polling sensor over a state that Dagster keeps. It builds no specs
+and runs nothing by itself.
+"""
+
+# No `from __future__ import annotations`: Dagster and pydantic read the annotations as objects.
+
+import json
+import logging
+from collections import UserString
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NewType
+
+import dagster as dg
+from dagster.components import (
+    DefsStateConfig,
+    DefsStateConfigArgs,
+    ResolvedDefsStateConfig,
+    scaffold_component,
+)
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from dagster_dbtcloud._dagster_private import (
+    backfill_resolver,
+    partitions_resolver,
+    translation_resolver,
+)
+from dagster_dbtcloud.assets import dbt_cloud_assets
+from dagster_dbtcloud.errors import ConfigError, StateError
+from dagster_dbtcloud.identity import raw_key
+from dagster_dbtcloud.sensor import (
+    PartitionKeyFn,
+    RunFilter,
+    build_dbt_cloud_polling_sensor,
+)
+from dagster_dbtcloud.state import State, pack_state, unpack_state
+from dagster_dbtcloud.translator import DagsterDbtTranslator, DagsterDbtTranslatorSettings
+from dagster_dbtcloud.workspace import DEFAULT_ACCESS_URL, DEFAULT_SELECT, DbtCloudWorkspace
+
+if TYPE_CHECKING:
+    _Workspace = DbtCloudWorkspace
+else:
+    # The same at run time by another name: Dagster would look into the fields of a pydantic model,
+    # and some of a resource's are no YAML. How a workspace is read is said beside the field.
+    _Workspace = NewType("_Workspace", DbtCloudWorkspace)
+TranslationFn = Callable[[dg.AssetSpec, Mapping[str, Any]], dg.AssetSpec]
+CliArg = str | dict[str, Any]
+
+logger = logging.getLogger("dagster_dbtcloud")
+
+
+# --- what may be written in YAML -----------------------------------------------------------------
+
+
+class DbtCloudWorkspaceArgs(dg.Model, dg.Resolvable):
+    """A workspace in YAML; the fields are those of ``DbtCloudWorkspace``."""
+
+    account_id: int | str | None = Field(description="The account: its id, name, or a URL.")
+    token: str | int | None = Field(
+        description="A service token. Take it from the environment: {{ env.DBT_CLOUD_TOKEN }}."
+    )
+    project_id: int | str | None = Field(description="The project: its id, name, or a URL.")
+    environment_id: int | str | None = Field(
+        default=None,
+        description="The environment: its id or name. Without it, the production environment.",
+    )
+    access_url: str | None = Field(
+        default=DEFAULT_ACCESS_URL, description="The address of your dbt Cloud."
+    )
+    adhoc_job_name: str | None = Field(
+        default=None, description="The job that Dagster's commands run in; made if missing."
+    )
+    adhoc_job_pool_size: int = Field(default=1, description="How many such jobs.")
+    adhoc_job_pool_mode: str = Field(
+        default="overflow", description="When all are busy: overflow, wait, or fail."
+    )
+    request_timeout: float = Field(
+        default=30.0, description="Seconds that one request to dbt Cloud may take."
+    )
+    cache_dir: str | None = Field(default=None, description="Where manifests are kept.")
+    request_max_retries: int | None = Field(default=None, description="Accepted, and not used.")
+    request_retry_delay: float | None = Field(default=None, description="Accepted, and not used.")
+
+
+def _resolve_workspace(context: dg.ResolutionContext, model: Any) -> DbtCloudWorkspace:
+    if isinstance(model, DbtCloudWorkspace):  # a template variable
+        return model
+    args = dict(DbtCloudWorkspaceArgs.resolve_from_model(context, model))
+    token = args.pop("token")
+    return DbtCloudWorkspace(**args, token=None if token is None else str(token))
+
+
+class RetrySpec(dg.Model, dg.Resolvable):
+    """``dagster.RetryPolicy`` in YAML."""
+
+    max_retries: int = 1
+    delay: float | None = Field(default=None, description="Seconds before the next attempt.")
+    backoff: dg.Backoff | None = Field(default=None, description="LINEAR or EXPONENTIAL.")
+    jitter: dg.Jitter | None = Field(default=None, description="FULL or PLUS_MINUS.")
+
+
+def _resolve_retry(context: dg.ResolutionContext, model: Any) -> dg.RetryPolicy | None:
+    if model is None or isinstance(model, dg.RetryPolicy):
+        return model
+    return dg.RetryPolicy(**dict(RetrySpec.resolve_from_model(context, model)))
+
+
+class OpSpec(dg.Model, dg.Resolvable):
+    """The step that runs dbt."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, from_attributes=True)
+
+    name: str | None = None
+    tags: dict[str, Any] | None = None
+    description: str | None = None
+    pool: str | None = None
+    backfill_policy: Annotated[dg.BackfillPolicy | None, backfill_resolver()] = None
+    retry: Annotated[
+        dg.RetryPolicy | None,
+        dg.Resolver(
+            _resolve_retry,
+            model_field_type=RetrySpec.model(),
+            description="What Dagster does when the step fails.",
+            examples=[{"max_retries": 2, "delay": 60, "backoff": "EXPONENTIAL"}],
+        ),
+    ] = None
+
+
+def _resolve_time(context: dg.ResolutionContext, value: Any) -> datetime | None:
+    value = context.resolve_value(value)
+    if value is None or isinstance(value, datetime):
+        time = value
+    else:
+        time = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+    return time.replace(tzinfo=timezone.utc) if time and time.tzinfo is None else time
+
+
+class SensorSpec(dg.Model, dg.Resolvable):
+    """The polling sensor; the fields are those of ``build_dbt_cloud_polling_sensor``."""
+
+    name: str | None = None
+    minimum_interval_seconds: int = 30
+    default_status: dg.DefaultSensorStatus = Field(
+        default=dg.DefaultSensorStatus.STOPPED, description="RUNNING or STOPPED, when first seen."
+    )
+    start_at: Annotated[
+        datetime | None,
+        dg.Resolver(
+            _resolve_time,
+            model_field_type=str,
+            description="Where history begins at the very first tick; UTC by default.",
+            examples=["2026-01-01T00:00:00Z"],
+        ),
+    ] = None
+    run_filter: Annotated[
+        RunFilter | None,
+        dg.Resolver.default(
+            model_field_type=str, description="A template variable: run -> whether to record it."
+        ),
+    ] = None
+    partition_key_fn: Annotated[
+        PartitionKeyFn | None,
+        dg.Resolver.default(
+            model_field_type=str,
+            description="A template variable: (run, dbt's arguments) -> the partition it built.",
+        ),
+    ] = None
+    tags: dict[str, str] | None = None
+
+
+# --- the translator ------------------------------------------------------------------------------
+
+
+class _ComponentTranslator(DagsterDbtTranslator):
+    """Asks the component, which a subclass may have changed, then applies ``translation``.
+
+    One translator for both, so that keys changed in either are those that dependencies use.
+    """
+
+    def __init__(self, component: "DbtCloudComponent") -> None:
+        super().__init__(component.translation_settings)
+        self._component = component
+
+    def get_asset_spec(
+        self, manifest: Mapping[str, Any], unique_id: str, project: Any
+    ) -> dg.AssetSpec:
+        spec = self._component.get_asset_spec(manifest, unique_id, project)
+        translation = self._component.translation
+        if translation is None:
+            return spec
+        return translation(spec, self.get_resource_props(manifest, unique_id))
+
+    def get_asset_check_spec(
+        self,
+        asset_spec: dg.AssetSpec,
+        manifest: Mapping[str, Any],
+        unique_id: str,
+        project: Any,
+    ) -> dg.AssetCheckSpec | None:
+        return self._component.get_asset_check_spec(asset_spec, manifest, unique_id, project)
+
+
+# --- the scaffolder ------------------------------------------------------------------------------
+
+
+class DbtCloudScaffoldParams(BaseModel):
+    """The options of ``dg scaffold defs dagster_dbtcloud.DbtCloudComponent``.
+
+    What is left out is read from the environment when the component is loaded. There is no option
+    for the token: it would stay in the shell's history and in the file.
+    """
+
+    account_id: str | None = Field(default=None, description="The account: its id or name.")
+    project_id: str | None = Field(default=None, description="The project: its id or name.")
+    environment_id: str | None = Field(
+        default=None, description="The environment: its id or name. Default: production."
+    )
+    access_url: str | None = Field(default=None, description="The address of your dbt Cloud.")
+    select: str | None = Field(default=None, description="Which dbt nodes, in dbt's words.")
+
+
+class DbtCloudScaffolder(dg.Scaffolder[DbtCloudScaffoldParams]):
+    """Writes a component that works as it stands, with the token from the environment."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[DbtCloudScaffoldParams]:
+        return DbtCloudScaffoldParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[DbtCloudScaffoldParams]) -> None:
+        given = request.params
+        if request.scaffold_format == "python":
+            path = request.target_path / "component.py"
+            path.write_text(_python(given), encoding="utf-8")
+            return
+        workspace: dict[str, object] = {
+            "account_id": _plain(given.account_id) or "{{ env.DBT_CLOUD_ACCOUNT_ID }}",
+            "token": "{{ env.DBT_CLOUD_TOKEN }}",
+            "access_url": given.access_url
+            or f"{{{{ env('DBT_CLOUD_ACCESS_URL', '{DEFAULT_ACCESS_URL}') }}}}",
+            "project_id": _plain(given.project_id) or "{{ env.DBT_CLOUD_PROJECT_ID }}",
+        }
+        if given.environment_id:
+            workspace["environment_id"] = _plain(given.environment_id)
+        attributes: dict[str, Any] = {"workspace": workspace}
+        if given.select:
+            attributes["select"] = given.select
+        scaffold_component(request, attributes)
+
+
+_PYTHON = """{imports}import dagster as dg
+from dagster_dbtcloud import DbtCloudComponent, DbtCloudWorkspace
+
+
+@dg.component_instance
+def load(context: dg.ComponentLoadContext) -> DbtCloudComponent:
+    return DbtCloudComponent(
+        workspace=DbtCloudWorkspace(
+{workspace}
+        ),{select}
+    )
+"""
+
+
+def _python(given: DbtCloudScaffoldParams) -> str:
+    values = {
+        "account_id": _argument(given.account_id, "DBT_CLOUD_ACCOUNT_ID"),
+        "token": _argument(None, "DBT_CLOUD_TOKEN"),
+        "access_url": repr(given.access_url)
+        if given.access_url
+        else f'os.getenv("DBT_CLOUD_ACCESS_URL", "{DEFAULT_ACCESS_URL}")',
+        "project_id": _argument(given.project_id, "DBT_CLOUD_PROJECT_ID"),
+    }
+    if given.environment_id:
+        values["environment_id"] = _argument(given.environment_id, "")
+    return _PYTHON.format(
+        imports="" if given.access_url else "import os\n\n",
+        workspace="\n".join(f"            {name}={value}," for name, value in values.items()),
+        select=f"\n        select={given.select!r}," if given.select else "",
+    )
+
+
+def _argument(text: str | None, variable: str) -> str:
+    return repr(_plain(text)) if text else f'dg.EnvVar("{variable}")'
+
+
+def _plain(text: str | None) -> int | str | None:
+    return int(text) if text and text.isascii() and text.isdigit() else text
+
+
+# --- the component -------------------------------------------------------------------------------
+
+
+@dg.scaffold_with(DbtCloudScaffolder)
+class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
+    """The models, seeds, snapshots and tests of a dbt Cloud project, and the sensor for its runs.
+
+    ::
+
+        type: dagster_dbtcloud.DbtCloudComponent
+        attributes:
+          workspace:
+            account_id: 12345
+            token: "{{ env.DBT_CLOUD_TOKEN }}"
+            project_id: 67890
+
+    Assets, checks and runs are those of ``@dbt_cloud_assets``. The manifest is the component's
+    state: it is written by a refresh (``dg utils refresh-defs-state``, the UI, or ``dg dev``), and
+    loading reads it back without dbt Cloud. A refresh starts no dbt Cloud run while some run of the
+    environment has a manifest.
+
+    A subclass may override ``get_asset_spec``, ``get_asset_check_spec``, ``get_cli_args`` and
+    ``execute``.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    workspace: Annotated[
+        _Workspace,
+        dg.Resolver(
+            _resolve_workspace,
+            model_field_type=DbtCloudWorkspaceArgs.model(),
+            description="The dbt Cloud project and environment, and who may use it.",
+            examples=[
+                {
+                    "account_id": 12345,
+                    "token": "{{ env.DBT_CLOUD_TOKEN }}",
+                    "access_url": "https://ab123.us1.dbt.com",
+                    "project_id": 67890,
+                    "environment_id": 24680,
+                }
+            ],
+        ),
+    ]
+    select: Annotated[
+        str,
+        dg.Resolver.default(
+            description="The dbt nodes to take, in dbt's selection language.",
+            examples=["tag:nightly"],
+        ),
+    ] = DEFAULT_SELECT
+    exclude: Annotated[
+        str,
+        dg.Resolver.default(description="The dbt nodes to leave out.", examples=["tag:slow"]),
+    ] = ""
+    selector: Annotated[
+        str,
+        dg.Resolver.default(
+            description="A selector of the project's selectors.yml, instead of select.",
+            examples=["nightly"],
+        ),
+    ] = ""
+    cli_args: Annotated[
+        list[CliArg],
+        dg.Resolver.passthrough(
+            description=(
+                "The dbt command, one word each; a mapping is an option with its value, as JSON if "
+                "it is a mapping itself. Templates are filled in when the step runs, with "
+                "partition_key, partition_key_range and partition_time_window at hand."
+            ),
+            examples=[
+                ["build", "--full-refresh"],
+                ["build", {"--vars": {"day": "{{ partition_key }}"}}],
+            ],
+        ),
+    ] = Field(default_factory=lambda: list[CliArg](["build"]))
+    op: Annotated[
+        OpSpec | None,
+        dg.Resolver.default(
+            description="The step that runs dbt: name, tags, pool, backfill_policy, retry.",
+            examples=[{"name": "dbt", "pool": "dbt_cloud", "retry": {"max_retries": 2}}],
+        ),
+    ] = None
+    partitions_def: Annotated[dg.PartitionsDefinition[Any] | None, partitions_resolver()] = None
+    translation: Annotated[TranslationFn | None, translation_resolver()] = None
+    translation_settings: DagsterDbtTranslatorSettings = Field(
+        default_factory=DagsterDbtTranslatorSettings,
+        description="What of the dbt project is shown in Dagster, and how.",
+        examples=[{"enable_source_tests_as_checks": False}],
+    )
+    create_sensor: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether to record what dbt Cloud runs by itself, by a polling sensor."
+        ),
+    ] = True
+    sensor: Annotated[
+        SensorSpec | None,
+        dg.Resolver.default(
+            description="The polling sensor's name, interval, start, filter and tags.",
+            examples=[{"minimum_interval_seconds": 60, "default_status": "RUNNING"}],
+        ),
+    ] = None
+    defs_state: ResolvedDefsStateConfig = Field(
+        default_factory=DefsStateConfigArgs.local_filesystem
+    )
+
+    _resolution: dg.ResolutionContext | None = PrivateAttr(default=None)
+    _loading: bool = PrivateAttr(default=False)
+
+    # --- state
+
+    @property
+    def defs_state_config(self) -> DefsStateConfig:
+        return DefsStateConfig.from_args(
+            self.defs_state, default_key=f"DbtCloudComponent[{self.workspace.unique_id}]"
+        )
+
+    def build_defs(self, context: dg.ComponentLoadContext | None = None) -> dg.Definitions:
+        """Return the assets, checks and sensor.
+
+        Without a context, which is to say outside a `dg` project, there is no place for Dagster's
+        state: the manifest is the workspace's own, as with ``@dbt_cloud_assets``.
+        """
+        if context is None:
+            return self._definitions()
+        self._loading = True
+        try:
+            return super().build_defs(context)
+        finally:
+            self._loading = False
+
+    def write_state_to_path(self, state_path: Path) -> None:
+        """Write the newest manifest of the workspace, and where it is from.
+
+        A refresh that somebody asked for fails when dbt Cloud gives no answer. One that comes with
+        loading (``dg dev``) lets an earlier state serve, so that work goes on offline.
+
+        Raises: StateError, ManifestError, ConfigError.
+        """
+        try:
+            state = self.workspace.load_state(refresh=True)
+            if state.warning is not None and not self._loading:
+                raise StateError(f"The state was not refreshed. {state.warning}")
+        except StateError as error:
+            if not (self._loading and state_path.is_file()):
+                raise
+            logger.warning("%s The state of an earlier refresh serves.", error)
+            return
+        state_path.write_text(pack_state(state), encoding="utf-8")
+
+    def build_defs_from_state(
+        self, context: dg.ComponentLoadContext, state_path: Path | None
+    ) -> dg.Definitions:
+        """Return the assets, checks and sensor of a state; none of them before the first refresh.
+
+        Raises: StateError for a state that cannot be read; ConfigError, SelectionError.
+        """
+        if state_path is None:
+            logger.warning(
+                "%s has no state yet, so it defines no assets. Write it with `dg utils "
+                "refresh-defs-state`, when the image is built or at any time.",
+                self.defs_state_config.key,
+            )
+            return dg.Definitions()
+        state = unpack_state(
+            state_path.read_text(encoding="utf-8"),
+            origin=f"The state {self.defs_state_config.key}",
+        )
+        self._refuse_foreign(state)
+        self.workspace = self.workspace.at_state(state)
+        self._resolution = context.resolution_context
+        return self._definitions()
+
+    def _refuse_foreign(self, state: State) -> None:
+        """Refuse a state of another project: its graph would be run in this one."""
+        if state.pointer is None:
+            return
+        ids, workspace = state.pointer.ids, self.workspace
+        for what, configured, known in (
+            ("account", workspace.credentials.account_id, ids.account_id),
+            ("project", workspace.project_id, ids.project_id),
+            ("environment", workspace.environment_id, ids.environment_id),
+        ):
+            text = raw_key(configured)
+            if text.isdigit() and int(text) != known:  # names would cost requests
+                raise StateError(
+                    f"The state {self.defs_state_config.key} is of {what} {known}, and the "
+                    f"component of {what} {text}. Give each its own defs_state key, or refresh: "
+                    "`dg utils refresh-defs-state`."
+                )
+
+    # --- definitions
+
+    def _definitions(self) -> dg.Definitions:
+        return dg.Definitions(assets=[self._assets()], sensors=self._sensors())
+
+    @cached_property
+    def translator(self) -> DagsterDbtTranslator:
+        """What makes specs of nodes: the settings, then ``get_asset_spec``, then translation."""
+        return _ComponentTranslator(self)
+
+    def get_asset_spec(
+        self, manifest: Mapping[str, Any], unique_id: str, project: Any
+    ) -> dg.AssetSpec:
+        """Return the asset spec of a node, before ``translation``; for subclasses to override.
+
+        ``manifest`` is manifest.json as parsed; ``project`` is always None.
+        """
+        return DagsterDbtTranslator.get_asset_spec(self.translator, manifest, unique_id, project)
+
+    def get_asset_check_spec(
+        self,
+        asset_spec: dg.AssetSpec,
+        manifest: Mapping[str, Any],
+        unique_id: str,
+        project: Any,
+    ) -> dg.AssetCheckSpec | None:
+        """Return the check spec of a test; None for no check. For subclasses to override."""
+        return DagsterDbtTranslator.get_asset_check_spec(
+            self.translator, asset_spec, manifest, unique_id, project
+        )
+
+    def _assets(self) -> dg.AssetsDefinition:
+        op = self.op or OpSpec()
+
+        @dbt_cloud_assets(
+            workspace=self.workspace,
+            select=self.select,
+            exclude=self.exclude,
+            selector=self.selector,
+            name=op.name or "dbt_cloud_assets",
+            dagster_dbt_translator=self.translator,
+            partitions_def=self.partitions_def,
+            backfill_policy=op.backfill_policy,
+            retry_policy=op.retry,
+            op_tags=op.tags,
+            pool=op.pool,
+        )
+        def assets(context: dg.AssetExecutionContext) -> Iterator[Any]:
+            yield from self.execute(context=context)
+
+        return assets
+
+    def _sensors(self) -> list[dg.SensorDefinition]:
+        if not self.create_sensor:
+            return []
+        given = self.sensor or SensorSpec()
+        return [
+            build_dbt_cloud_polling_sensor(
+                workspace=self.workspace,
+                dagster_dbt_translator=self.translator,
+                minimum_interval_seconds=given.minimum_interval_seconds,
+                default_sensor_status=given.default_status,
+                name=given.name,
+                start_at=given.start_at,
+                run_filter=given.run_filter,
+                partition_key_fn=given.partition_key_fn,
+                tags=given.tags,
+            )
+        ]
+
+    # --- running
+
+    def get_cli_args(self, context: dg.AssetExecutionContext) -> list[str]:
+        """Return the words of the dbt command for this step, templates filled in.
+
+        Raises: ConfigError for arguments that cannot become words.
+        """
+        resolution = self._resolution or dg.ResolutionContext.default()
+        filled = resolution.with_scope(**_partition_scope(context)).resolve_value(self.cli_args)
+        return [word for arg in filled for word in _words(arg)]
+
+    def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
+        """Run dbt for what the step selected, and yield its results; for subclasses to override.
+
+        Raises: dagster.Failure when the run did not succeed; ConfigError, ApiError.
+        """
+        yield from self.workspace.cli(self.get_cli_args(context), context=context).wait()
+
+
+class _Literal(UserString):
+    """A text that a template hands on as it is.
+
+    Dagster's templates read a text that looks like a number as one, and partition keys may.
+    """
+
+
+def _partition_scope(context: dg.AssetExecutionContext) -> dict[str, Any]:
+    """Return the names that templates of ``cli_args`` may use; none in an unpartitioned run."""
+    if not (context.has_partition_key or context.has_partition_key_range):
+        return {}
+    given = context.partition_key_range
+    keys = _Range(_Literal(given.start), _Literal(given.end))
+    scope: dict[str, Any] = {
+        "partition_key_range": keys,
+        "partition_range_start": keys.start,
+        "partition_range_end": keys.end,
+    }
+    if context.has_partition_key:
+        scope["partition_key"] = _Literal(context.partition_key)
+    if isinstance(context.assets_def.partitions_def, dg.TimeWindowPartitionsDefinition):
+        scope["partition_time_window"] = context.partition_time_window
+    return scope
+
+
+@dataclass(frozen=True)
+class _Range:
+    start: _Literal
+    end: _Literal
+
+
+def _words(arg: object) -> list[str]:
+    if not isinstance(arg, Mapping):
+        return [_word(arg)]
+    return [word for option, value in arg.items() for word in (str(option), _word(value))]
+
+
+def _word(value: object) -> str:
+    if isinstance(value, (Mapping, list, tuple)):
+        return json.dumps(value, default=_as_json)
+    if value is None or isinstance(value, bool):
+        raise ConfigError(f"cli_args: {value!r} is no word of a dbt command.")
+    return _as_json(value)
+
+
+def _as_json(value: object) -> str:
+    return value.isoformat() if isinstance(value, (date, datetime)) else str(value)
