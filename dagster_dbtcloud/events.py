@@ -8,14 +8,15 @@ the code location declares.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
 
 import dagster as dg
 
 from dagster_dbtcloud.dbt.run_results import NodeResult, RunResults
+from dagster_dbtcloud.dbt.sources import FreshnessResults, SourceFreshness
 from dagster_dbtcloud.specs import UNIQUE_ID
 
 RUN_ID_TAG = "dagster_dbtcloud/run_id"
@@ -27,7 +28,7 @@ _MESSAGE_LIMIT = 4_000
 """Characters of one dbt message that go into metadata; dbt can print whole query plans."""
 
 _BUILT = frozenset({"success", "partial success", "warn"})  # "warn" of a model: Fusion
-_UNCHANGED = frozenset({"no-op", "reused"})
+UNCHANGED = frozenset({"no-op", "reused"})
 _CHECK_PASSED = frozenset({"pass", "success"})
 
 
@@ -73,6 +74,7 @@ class Outcome:
     run: RunRef
     asset_key: dg.AssetKey | None = None
     check_key: dg.AssetCheckKey | None = None
+    freshness: SourceFreshness | None = None
 
     @property
     def unique_id(self) -> str:
@@ -86,6 +88,7 @@ class Declared:
     asset_keys: Mapping[str, dg.AssetKey] = field(default_factory=dict)
     check_keys: Mapping[str, dg.AssetCheckKey] = field(default_factory=dict)
     partitioned: frozenset[dg.AssetKey] = frozenset()
+    source_keys: Mapping[str, dg.AssetKey] = field(default_factory=dict)
 
     @classmethod
     def from_specs(
@@ -120,12 +123,12 @@ def interpret(results: RunResults, declared: Declared, run: RunRef) -> Interpret
     """Translate one ``run_results.json`` into outcomes over what is declared.
 
     Results of commands that build nothing (``compile``, ``docs generate``) give no outcome.
-    Order: dbt's own completion time; what has none comes last, as it stands in the file.
+    Order: dbt's own completion time; what has none (a skipped node) keeps its place in the file.
     """
     outcomes: list[Outcome] = []
     undeclared: list[str] = []
     if results.builds or results.command == "test":
-        for result in sorted(results.results, key=_completion):
+        for result in _by_completion(results.results):
             outcome = _interpret_node(result, declared, run)
             if isinstance(outcome, Outcome):
                 outcomes.append(outcome)
@@ -137,8 +140,43 @@ def interpret(results: RunResults, declared: Declared, run: RunRef) -> Interpret
 _REPORTABLE = frozenset({"model", "seed", "snapshot", "test", "unit_test"})
 
 
-def _completion(result: NodeResult) -> datetime:
-    return result.completed_at or datetime.max.replace(tzinfo=timezone.utc)
+def _by_completion(results: Sequence[NodeResult]) -> list[NodeResult]:
+    """Sort by time; an entry without one stays with the entry before it."""
+    time = datetime.min.replace(tzinfo=timezone.utc)
+    timed: list[tuple[datetime, NodeResult]] = []
+    for result in results:
+        time = result.completed_at or time
+        timed.append((time, result))
+    return [result for _, result in sorted(timed, key=lambda pair: pair[0])]
+
+
+def interpret_freshness(
+    results: FreshnessResults, declared: Declared, run: RunRef
+) -> Interpretation:
+    """Translate one ``sources.json``: a check where one is declared for the source (by the source's
+    ``unique_id`` in its metadata), else an observation of the source's asset.
+    """
+    outcomes: list[Outcome] = []
+    undeclared: list[str] = []
+    for each in results.results:
+        result = NodeResult(
+            each.unique_id,
+            "error" if each.status == "runtime error" else each.status,
+            message=each.error or _age(each),
+            completed_at=each.snapshotted_at or results.generated_at,
+        )
+        outcome = _interpret_node(result, declared, run)
+        if outcome is None:
+            undeclared.append(each.unique_id)
+        else:
+            outcomes.append(replace(outcome, freshness=each))
+    return Interpretation(tuple(outcomes), tuple(undeclared))
+
+
+def _age(found: SourceFreshness) -> str | None:
+    if found.age is None:
+        return None
+    return f"the newest row was {timedelta(seconds=round(found.age))} old"
 
 
 def _interpret_node(result: NodeResult, declared: Declared, run: RunRef) -> Outcome | None:
@@ -146,12 +184,15 @@ def _interpret_node(result: NodeResult, declared: Declared, run: RunRef) -> Outc
     if check_key is not None:
         kind = OutcomeKind.SKIPPED if result.status == "skipped" else OutcomeKind.CHECKED
         return Outcome(kind, result, run, asset_key=check_key.asset_key, check_key=check_key)
+    source_key = declared.source_keys.get(result.unique_id)
+    if source_key is not None:  # dbt looked at it, and built nothing
+        return Outcome(OutcomeKind.OBSERVED, result, run, asset_key=source_key)
     asset_key = declared.asset_keys.get(result.unique_id)
     if asset_key is None:
         return None
     if result.status in _BUILT:
         kind = OutcomeKind.MATERIALIZED
-    elif result.status in _UNCHANGED:
+    elif result.status in UNCHANGED:
         kind = OutcomeKind.OBSERVED
     elif result.status == "skipped":
         kind = OutcomeKind.SKIPPED
@@ -187,7 +228,20 @@ def outcome_metadata(outcome: Outcome) -> dict[str, dg.MetadataValue]:
         values["rows_affected"] = (
             dg.MetadataValue.int(result.rows_affected) if result.rows_affected is not None else None
         )
+    values.update(_freshness_metadata(outcome.freshness))
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _freshness_metadata(found: SourceFreshness | None) -> dict[str, dg.MetadataValue | None]:
+    if found is None:
+        return {}
+    loaded = dg.MetadataValue.timestamp(found.max_loaded_at) if found.max_loaded_at else None
+    return {
+        "max_loaded_at": loaded,
+        "dagster/last_updated_timestamp": loaded,  # what Dagster's own freshness checks look at
+        "age_seconds": dg.MetadataValue.float(found.age) if found.age is not None else None,
+        "criteria": dg.MetadataValue.json(dict(found.criteria)) if found.criteria else None,
+    }
 
 
 def _text(value: str | None) -> dg.MetadataValue | None:

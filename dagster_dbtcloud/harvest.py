@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep
 from dagster_dbtcloud.dbt.run_results import RunResults
+from dagster_dbtcloud.dbt.sources import FreshnessResults
 from dagster_dbtcloud.errors import ApiResponseError, NotFoundError, RunResultsError
 from dagster_dbtcloud.events import Declared, Outcome, OutcomeKind, RunRef, interpret
 
 RUN_RESULTS = "run_results.json"
+SOURCES = "sources.json"
 
 BUILDING = frozenset({"build", "run", "seed", "snapshot", "retry", "clone"})
 CHECKING = frozenset({"test"})
@@ -62,6 +64,14 @@ class StepResults:
 
 
 @dataclass(frozen=True)
+class StepFreshness:
+    """A step that looked how fresh the sources are, and what it saw."""
+
+    step: RunStep
+    results: FreshnessResults
+
+
+@dataclass(frozen=True)
 class Harvest:
     """All that a finished run tells.
 
@@ -73,6 +83,7 @@ class Harvest:
     steps: tuple[StepResults, ...]
     late: tuple[RunStep, ...] = ()
     damaged: tuple[RunResultsError, ...] = ()
+    freshness: tuple[StepFreshness, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -80,33 +91,90 @@ class Harvest:
         return not self.damaged and not any(step.is_success for step in self.late)
 
 
-def harvest(client: DbtCloudClient, run: Run, *, known: Harvest | None = None) -> Harvest:
+def lone_command(run: Run) -> str | None:
+    """Return the one dbt command of a listed run (with ``trigger`` and ``job``), if that is sure.
+
+    It is when the trigger named it, or the job has not been changed since the run was made; and
+    when neither source freshness nor docs were asked for beside it. A retry may do less.
+    """
+    job, trigger = run.job, run.trigger
+    if job is None or trigger is None or run.retrying_run_id or trigger.cause_category == "rerun":
+        return None
+    if job.generate_docs is not False or job.run_generate_sources is not False:
+        return None
+    if trigger.generate_docs_override or run.created_at is None or job.updated_at is None:
+        return None
+    if job.updated_at > run.created_at:
+        return None
+    steps = trigger.steps_override or job.execute_steps
+    return steps[0] if len(steps) == 1 else None
+
+
+def harvest_lone(client: DbtCloudClient, run: Run) -> Harvest | None:
+    """Fetch the results of a run of one command in one request; None when that does not do.
+
+    Without a step number dbt Cloud gives the last step's artifact, which is the command's here.
+
+    Raises: ApiError, when dbt Cloud does not answer.
+    """
+    command = lone_command(run)
+    which = dbt_command(command)
+    if command is None or which not in BUILDING | CHECKING:
+        return None
+    try:
+        data = client.artifact(run.id, RUN_RESULTS)
+        results = RunResults.from_bytes(data, origin=f"{RUN_RESULTS} of dbt Cloud run {run.id}")
+    except (NotFoundError, RunResultsError, ApiResponseError):
+        return None
+    if results.command != which or results.env.get("DBT_CLOUD_RUN_ID", str(run.id)) != str(run.id):
+        return None
+    step = RunStep(index=0, name=f"Invoke dbt with `{command}`", status=run.status)
+    return Harvest(run, (StepResults(step, results),))
+
+
+def harvest(
+    client: DbtCloudClient, run: Run, *, known: Harvest | None = None, freshness: bool = False
+) -> Harvest:
     """Fetch the results of each building or testing step of ``run`` (which has its ``run_steps``).
 
     ``known`` is an earlier, incomplete harvest of the same run: only what it lacks is fetched.
+    ``freshness`` also fetches what ``dbt source freshness`` saw.
 
     Raises: ApiError, when dbt Cloud does not answer.
     """
     found = {item.step.index: item for item in known.steps} if known else {}
+    fresh = {item.step.index: item for item in known.freshness} if known else {}
     late: list[RunStep] = []
     damaged: list[RunResultsError] = []
     for step in run.run_steps:
-        if dbt_command(step.command) not in BUILDING | CHECKING or step.index in found:
+        which = dbt_command(step.command)
+        looks = freshness and which == "source"
+        if not (looks or which in BUILDING | CHECKING) or step.index in {**found, **fresh}:
             continue
         if step.started_at is None and step.status not in (RunStatus.SUCCESS, RunStatus.ERROR):
             continue  # skipped after a failure: it never ran
-        origin = f"{RUN_RESULTS} of dbt Cloud run {run.id}, step {step.index}"
+        name = SOURCES if looks else RUN_RESULTS
+        origin = f"{name} of dbt Cloud run {run.id}, step {step.index}"
         try:
-            data = client.artifact(run.id, RUN_RESULTS, step=step.index)
-            found[step.index] = StepResults(step, RunResults.from_bytes(data, origin=origin))
+            data = client.artifact(run.id, name, step=step.index)
+            if looks:
+                seen = FreshnessResults.from_bytes(data, origin=origin)
+                fresh[step.index] = StepFreshness(step, seen)
+            else:
+                found[step.index] = StepResults(step, RunResults.from_bytes(data, origin=origin))
         except NotFoundError:
             late.append(step)
         except RunResultsError as error:
             damaged.append(error)
         except ApiResponseError as error:
             damaged.append(RunResultsError(f"{origin} cannot be read: {error}", origin=origin))
-    steps = tuple(found[index] for index in sorted(found))
-    return Harvest(run, steps, tuple(late), tuple(damaged))
+    return Harvest(
+        run,
+        tuple(found[index] for index in sorted(found)),
+        tuple(late),
+        tuple(damaged),
+        tuple(fresh[index] for index in sorted(fresh)),
+    )
 
 
 def run_ref(run: Run, step_index: int | None, invocation_id: str | None) -> RunRef:

@@ -8,7 +8,7 @@ nothing of who should write the rest.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -26,6 +26,7 @@ SLACK = timedelta(minutes=15)
 _PLANNED_BEFORE = timedelta(days=2)
 """How long before its evaluation a check's row may have been made: when its run was planned."""
 _PAGE, _CHECK_PAGE = 1_000, 100
+_BEFORE_ALL = ""
 _TYPES = {
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_OBSERVATION,
@@ -34,8 +35,8 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """One stored event of a dbt Cloud run."""
+class Stored:
+    """One stored result of a dbt Cloud run."""
 
     run_id: int
     key: Key
@@ -93,7 +94,7 @@ class Recorded:
             event
             for event in events
             if not self.take(
-                key_of(event), invocation_id=_invocation_of(event), partition=event.partition
+                key_of(event), invocation_id=_invocation_of(event), partition=_partition_of(event)
             )
         ]
 
@@ -135,42 +136,68 @@ def already_recorded(
     return confirmed(instance, wanted, since=start).get(run_id, Recorded())
 
 
-# --- the sensor's own question -------------------------------------------------------------------
+# --- the sensor's own questions ------------------------------------------------------------------
 
 
-def mark(instance: dg.DagsterInstance) -> str:
-    """Return the present end of the events that belong to no Dagster run. One small query."""
-    return instance.get_records_for_run(RUNLESS, of_type=_TYPES, limit=1, ascending=False).cursor
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """Which assets and checks of which dbt Cloud run got events since a mark, and since when."""
-
-    keys: Mapping[int, frozenset[Key]]
-    since: float
-
-
-def doubt_since(instance: dg.DagsterInstance, start: str) -> Doubt:
-    """Return the dbt Cloud runs that got events of no Dagster run since the mark ``start``.
-
-    That is what the last finished tick wrote, and what a tick wrote that did not live to save its
-    cursor. One pass over the events since then.
+def mark(instance: dg.DagsterInstance, before: datetime | None = None) -> str:
+    """Return a place in the events that belong to no Dagster run: their present end, or the last
+    one before a time (aware).
     """
-    keys: defaultdict[int, set[Key]] = defaultdict(set)
-    since = float("inf")
-    cursor: str | None = start
+    cursor: str | None = None
+    while True:
+        page = instance.get_records_for_run(
+            RUNLESS, cursor, _TYPES, 1 if before is None else _PAGE, ascending=False
+        )
+        if before is None:
+            return page.cursor
+        for number, record in enumerate(page.records):
+            if record.event_log_entry.timestamp < before.timestamp():
+                # a cursor is only had from Dagster: ask for the page that ends with this event
+                return instance.get_records_for_run(
+                    RUNLESS, cursor, _TYPES, number + 1, ascending=False
+                ).cursor
+        if not page.has_more:
+            return _BEFORE_ALL
+        cursor = page.cursor
+
+
+def stored_since(instance: dg.DagsterInstance, start: str) -> list[Stored]:
+    """Return the results of dbt Cloud runs that were written outside of Dagster runs since a mark,
+    oldest first. One pass over the events since then.
+    """
+    found: list[Stored] = []
+    cursor: str | None = start or None
     while True:
         page = instance.get_records_for_run(RUNLESS, cursor, _TYPES, _PAGE, ascending=True)
         for record in page.records:
             stored = _read(record.event_log_entry)
             if stored is not None:
-                keys[stored.run_id].add(stored.key)
-                since = min(since, stored.timestamp)
+                found.append(stored)
         if not page.has_more:
-            break
+            return found
         cursor = page.cursor
-    return Doubt({run: frozenset(found) for run, found in keys.items()}, since)
+
+
+def settle(
+    instance: dg.DagsterInstance,
+    run_id: int,
+    stored: Iterable[Stored],
+    doubtful: Collection[Key],
+) -> Recorded:
+    """Return what is recorded of a run, of which ``stored`` was found in the log.
+
+    ``doubtful`` are the assets and checks that a tick wrote which did not live to its end: their
+    own histories are asked, the others are taken as found.
+    """
+    ours = [each for each in stored if each.run_id == run_id]
+    if not ours:
+        return Recorded()
+    since = min(each.timestamp for each in ours)
+    recorded = confirmed(instance, doubtful, since=since).get(run_id, Recorded())
+    for each in ours:
+        if each.key not in doubtful:
+            recorded.add(each.key, invocation_id=each.invocation_id, partition=each.partition)
+    return recorded
 
 
 def confirmed(
@@ -196,7 +223,7 @@ def confirmed(
 # --- reading the event log -----------------------------------------------------------------------
 
 
-def _back_to(instance: dg.DagsterInstance, dagster_run_id: str, start: float) -> Iterator[_Stored]:
+def _back_to(instance: dg.DagsterInstance, dagster_run_id: str, start: float) -> Iterator[Stored]:
     """Walk a log from its end back to the timestamp ``start``."""
     cursor: str | None = None
     while True:
@@ -237,14 +264,14 @@ def _history(instance: dg.DagsterInstance, key: Key, since: float) -> Iterator[d
             cursor = page.cursor
 
 
-def _read(entry: dg.EventLogEntry) -> _Stored | None:
+def _read(entry: dg.EventLogEntry) -> Stored | None:
     """Return the event if it is a result of a dbt Cloud run."""
     event = _event_of(entry)
     run_id = None if event is None else _value(event, "dbt_cloud_run_id", RUN_ID_TAG)
     if event is None or run_id is None or not run_id.isdigit():
         return None
-    return _Stored(
-        int(run_id), key_of(event), _invocation_of(event), event.partition, entry.timestamp
+    return Stored(
+        int(run_id), key_of(event), _invocation_of(event), _partition_of(event), entry.timestamp
     )
 
 
@@ -260,6 +287,11 @@ def _event_of(entry: dg.EventLogEntry) -> AssetEvent | None:
         if isinstance(found, (dg.AssetMaterialization, dg.AssetObservation)):
             return found
     return None
+
+
+def _partition_of(event: AssetEvent) -> str | None:
+    partition = getattr(event, "partition", None)  # checks have none before Dagster 1.13
+    return partition if isinstance(partition, str) else None
 
 
 def _invocation_of(event: AssetEvent) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 
 from dagster_dbtcloud.dbt.run_results import NodeResult
 from dagster_dbtcloud.events import Outcome, OutcomeKind, RunRef, as_log_event, as_step_result
-from dagster_dbtcloud.recorded import already_recorded, confirmed, doubt_since, mark
+from dagster_dbtcloud.recorded import already_recorded, mark, settle, stored_since
 
 ORDERS = dg.AssetKey("orders")
 CHECK = dg.AssetCheckKey(ORDERS, "unique")
@@ -117,15 +117,25 @@ def test_a_mark_divides_what_a_tick_wrote_from_what_was_before(
 ) -> None:
     """Only the runs that got events after it are in doubt."""
     start = mark(instance)
-    assert doubt_since(instance, start).keys == {}
+    assert stored_since(instance, start) == []
     write(instance, outcome(7))
     later = mark(instance)
-    assert set(doubt_since(instance, start).keys) == {7}
-    assert doubt_since(instance, later).keys == {}
+    assert [each.run_id for each in stored_since(instance, start)] == [7]
+    assert stored_since(instance, later) == []
     write(instance, *[outcome(8, check=True)] * 3)
-    doubt = doubt_since(instance, later)
-    assert doubt.keys == {8: {CHECK}}
-    assert len(confirmed(instance, doubt.keys[8], since=doubt.since)[8]) == 3
+    stored = stored_since(instance, later)
+    assert {(each.run_id, each.key) for each in stored} == {(8, CHECK)}
+    for doubtful in ([], [CHECK]):
+        assert len(settle(instance, 8, stored, doubtful)) == 3
+    assert len(settle(instance, 7, stored, [])) == 0
+
+
+def test_a_mark_is_found_by_time(instance: dg.DagsterInstance) -> None:
+    """Where history begins again, what is there already lies after the mark."""
+    write(instance, outcome(7), outcome(8))
+    assert len(stored_since(instance, mark(instance, before=long_ago()))) == 2
+    soon = datetime.now(timezone.utc) + timedelta(hours=1)
+    assert stored_since(instance, mark(instance, before=soon)) == []
 
 
 def test_an_event_that_users_cannot_see_counts_as_missing(tmp_path: Path) -> None:
@@ -138,6 +148,6 @@ def _check_torn_event(instance: dg.DagsterInstance) -> None:
     start = mark(instance)
     write(instance, outcome(7))
     instance.wipe_assets([ORDERS])  # takes it from the history, as if it had never come there
-    doubt = doubt_since(instance, start)
-    assert doubt.keys == {7: {ORDERS}}
-    assert confirmed(instance, doubt.keys[7], since=doubt.since) == {}
+    stored = stored_since(instance, start)
+    assert [each.key for each in stored] == [ORDERS]
+    assert not settle(instance, 7, stored, doubtful=[ORDERS])

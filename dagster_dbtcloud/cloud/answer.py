@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -146,9 +146,27 @@ class Envelope:
         """Return the one object of the answer."""
         return self._validated(model, self.mapping())
 
-    def rows(self, model: type[ModelT]) -> tuple[ModelT, ...]:
-        """Return the objects of a list; null is an empty list."""
-        return tuple(self._validated(model, row) for row in self._list())
+    def rows(
+        self,
+        model: type[ModelT],
+        *,
+        instead: Callable[[Mapping[str, Any], str], ModelT] | None = None,
+    ) -> tuple[ModelT, ...]:
+        """Return the objects of a list; null is an empty list.
+
+        ``instead`` makes what stands for a row with an id that cannot be read, from the row and
+        what is wrong with it; without it one such row makes the whole list unreadable.
+        """
+        rows: list[ModelT] = []
+        for row in self._list():
+            try:
+                rows.append(self._validated(model, row))
+            except ApiResponseError as error:
+                known = isinstance(row, dict) and type(row.get("id")) is int
+                if instead is None or not known:
+                    raise
+                rows.append(instead(row, str(error)))
+        return tuple(rows)
 
     def texts(self) -> tuple[str, ...]:
         """Return the texts of a list; null is an empty list (fact 17)."""

@@ -21,6 +21,7 @@ from dagster_dbtcloud.cloud import pages, retry
 from dagster_dbtcloud.cloud.answer import Answer, Envelope, envelope_of, error_of
 from dagster_dbtcloud.cloud.models import (
     Account,
+    BrokenRun,
     Environment,
     Job,
     Project,
@@ -262,6 +263,7 @@ class DbtCloudClient:
         order_by: str = "id",
         include: Sequence[str] = ("trigger", "job"),
         page_size: int = pages.LARGEST_PAGE,
+        tolerant: bool = False,
     ) -> Iterator[Run]:
         """Walk runs, page by page as they are taken.
 
@@ -269,6 +271,7 @@ class DbtCloudClient:
         the reverse. Ranges are inclusive and of aware datetimes. In the order of ``id`` the first n
         runs cost ceil(n / page_size) requests; in other orders each further page repeats one row.
         A run that is there all the time is given exactly once, whatever comes and goes meanwhile.
+        ``tolerant`` gives a ``BrokenRun`` for one that cannot be read, instead of ending there.
         """
         size = max(1, min(page_size, pages.LARGEST_PAGE))
         params: dict[str, str | int | None] = {
@@ -282,11 +285,12 @@ class DbtCloudClient:
             "include_related": _joined(include),
         }
         path = self._v2("runs")
-        fetch = self._fetch(path, Run, params)
+        instead = BrokenRun.of if tolerant else None
+        fetch = self._fetch(path, Run, params, instead)
         if order_by == "id":
             return self._told(path, pages.by_id(fetch, page_size=size, above=id_above))
         if id_above is not None:
-            fetch = self._fetch(path, Run, {**params, "id__gt": id_above})
+            fetch = self._fetch(path, Run, {**params, "id__gt": id_above}, instead)
         return self._told(path, pages.by_offset(fetch, page_size=size))
 
     def run(self, run_id: int, *, include: Sequence[str] = ()) -> Run:
@@ -394,10 +398,16 @@ class DbtCloudClient:
     def _envelope_or_none(self, answer: Answer) -> Envelope | None:
         return self._envelope(answer) if answer.body.strip() else None
 
-    def _fetch(self, path: str, model: type[RowT], params: Params) -> pages.Fetch[RowT]:
+    def _fetch(
+        self,
+        path: str,
+        model: type[RowT],
+        params: Params,
+        instead: Callable[[Mapping[str, Any], str], RowT] | None = None,
+    ) -> pages.Fetch[RowT]:
         def fetch(place: Mapping[str, int]) -> pages.Page[RowT]:
             envelope = self._get(path, {**params, **place})
-            return pages.Page(envelope.rows(model), envelope.total_count())
+            return pages.Page(envelope.rows(model, instead=instead), envelope.total_count())
 
         return fetch
 

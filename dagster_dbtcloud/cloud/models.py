@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -336,6 +337,24 @@ class Run(_WithStatus):
     @classmethod
     def _in_order(cls, steps: tuple[RunStep, ...]) -> tuple[RunStep, ...]:
         return tuple(sorted(steps, key=lambda step: step.index))
+
+
+class BrokenRun(Run):
+    """Stands in a list for a run that cannot be read: its id, ``fault``, and its end if it has one.
+
+    A list of a thousand runs is not lost for one of them.
+    """
+
+    fault: str = ""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], fault: str) -> BrokenRun:
+        """Make one from the row as it came; ``fault`` says what is wrong with it."""
+        kept: dict[str, Any] = {"id": row["id"], "fault": fault}
+        try:
+            return cls.model_validate({**kept, "finished_at": row.get("finished_at")})
+        except ValidationError:
+            return cls.model_validate(kept)
 
 
 class TriggerRun(_Model):
