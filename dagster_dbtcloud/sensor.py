@@ -107,10 +107,11 @@ def build_dbt_cloud_polling_sensor(
     there are none, runs of partitioned assets become observations. ``count_reused`` makes
     materializations of what dbt reported as ``no-op`` or ``reused``; else they are observations.
     ``on_drift`` is called once for each change of the dbt project's assets against the loaded
-    ones; it may ask for a reload (docs/observer.md). With ``webhooks`` the sensor looks every five seconds
-    for what ``dagster_dbtcloud.webhooks`` noted, and asks dbt Cloud then, or as often as
-    ``minimum_interval_seconds`` says. ``dagster_dbt_translator`` is accepted for dagster-dbt's
-    sake: keys come from the specs that are declared.
+    ones; it may ask for a reload (docs/observer.md). With ``webhooks`` the sensor looks every five
+    seconds for what ``dagster_dbtcloud.webhooks`` noted, and asks dbt Cloud then, or as often as
+    ``minimum_interval_seconds`` says. A tick stores ``max_events_per_tick`` events at most.
+    ``dagster_dbt_translator`` is accepted for dagster-dbt's sake: keys come from the specs that are
+    declared.
 
     Raises: ConfigError.
     """
