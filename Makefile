@@ -54,6 +54,12 @@ check: $(DEV) ## Format, lint, types, floors: all but the tests.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+.PHONY: docs
+docs: $(DEV) ## Build the documentation site: site/index.html. Every warning is an error.
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env \
+		--doctree-dir site/.doctrees --builder html docs site $(ARGS)
+	@echo "site/index.html"
+
 .PHONY: format
 format: $(DEV) ## Write the code as `make check` wants it.
 	$(BIN)/ruff format .
@@ -73,7 +79,7 @@ constraints: $(DEV) ## Renew constraints.txt.
 
 .PHONY: clean
 clean: ## Remove what the targets made.
-	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .demo build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(SANDBOX): $(BIN)/python $(SOURCES)
 	$(PIP) --constraint constraints.txt --editable ".[sandbox]"
