@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dagster_dbtcloud.component import DbtCloudComponent
     from dagster_dbtcloud.errors import DbtCloudError
     from dagster_dbtcloud.invocation import DbtCloudCliInvocation
+    from dagster_dbtcloud.options import RunOptions, RunOptionsConfig
+    from dagster_dbtcloud.partitions import time_window_vars
     from dagster_dbtcloud.selections import (
         build_dbt_asset_selection,
         build_schedule_from_dbt_selection,
@@ -40,6 +42,8 @@ __all__ = [
     "DbtCloudCredentials",
     "DbtCloudError",
     "DbtCloudWorkspace",
+    "RunOptions",
+    "RunOptionsConfig",
     "__version__",
     "build_dbt_asset_selection",
     "build_dbt_cloud_polling_sensor",
@@ -50,6 +54,7 @@ __all__ = [
     "get_asset_keys_by_output_name_for_source",
     "load_dbt_cloud_asset_specs",
     "load_dbt_cloud_check_specs",
+    "time_window_vars",
 ]
 
 _ROOMS = {
@@ -57,6 +62,8 @@ _ROOMS = {
     "component": ("DbtCloudComponent",),
     "errors": ("DbtCloudError",),
     "invocation": ("DbtCloudCliInvocation",),
+    "options": ("RunOptions", "RunOptionsConfig"),
+    "partitions": ("time_window_vars",),
     "selections": (
         "build_dbt_asset_selection",
         "build_schedule_from_dbt_selection",

@@ -6,20 +6,25 @@ What runs inside the decorated function is the user's; it usually is one call of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from dagster_dbtcloud.errors import ConfigError
+from dagster_dbtcloud.partitions import PartitionVars, register, time_window_vars
 from dagster_dbtcloud.translator import DagsterDbtTranslator
 from dagster_dbtcloud.workspace import (
     DEFAULT_SELECT,
     EXCLUDE_TAG,
+    JOB_TAG,
     SELECT_TAG,
     SELECTOR_TAG,
     DbtCloudWorkspace,
 )
+
+logger = logging.getLogger("dagster_dbtcloud")
 
 
 def load_dbt_cloud_asset_specs(
@@ -66,10 +71,12 @@ def dbt_cloud_assets(
     select: str = DEFAULT_SELECT,
     exclude: str = "",
     selector: str = "",
+    job: int | str | dg.EnvVar | None = None,
     name: str | None = None,
     group_name: str | None = None,
     dagster_dbt_translator: DagsterDbtTranslator | None = None,
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    partition_vars: PartitionVars | None = time_window_vars,
     backfill_policy: dg.BackfillPolicy | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     op_tags: Mapping[str, Any] | None = None,
@@ -86,16 +93,33 @@ def dbt_cloud_assets(
             yield from dbt_cloud.cli(["build"], context=context).wait()
 
     ``select``, ``exclude`` and ``selector`` are dbt's. ``group_name`` replaces the groups that the
-    translator gives. With time partitions, a backfill is one run unless ``backfill_policy`` says
-    otherwise. The other arguments are those of ``dagster.multi_asset``.
+    translator gives.
 
-    Raises: ConfigError when nothing is selected; SelectionError, StateError, ManifestError.
+    ``job`` is a job of dbt Cloud by id, digits, name or URL: the assets are those of the selection
+    that its commands build, and ``run_job(context=context)`` and ``cli`` run that job.
+
+    With time partitions, a backfill is one run unless ``backfill_policy`` says otherwise.
+    ``partition_vars`` gives dbt's vars for the partitions of a step; it is called with the
+    context. By default ``min_date`` and ``max_date`` of time partitions (``time_window_vars``);
+    None gives none. The other arguments are those of ``dagster.multi_asset``.
+
+    Raises: ConfigError when nothing is selected, or the job cannot be used; SelectionError,
+    StateError, ManifestError; ApiError when a job was never seen and dbt Cloud does not answer.
     """
-    specs = workspace.load_specs(select, exclude, selector, dagster_dbt_translator)
+    known = None if job is None else workspace.load_job(job)
+    specs = workspace.load_specs(select, exclude, selector, dagster_dbt_translator, job=known)
     if not specs.asset_specs and not specs.check_specs:
         raise ConfigError(
             f"@dbt_cloud_assets selects nothing of {specs.manifest.origin}: select={select!r}, "
-            f"exclude={exclude!r}, selector={selector!r}."
+            f"exclude={exclude!r}, selector={selector!r}"
+            f"{'.' if known is None else f', job {known.name!r}: {list(known.steps)}.'}"
+        )
+    if known is not None and known.starts:
+        logger.warning(
+            "The dbt Cloud job %r (%s) is also started by %s: it may run twice.",
+            known.name,
+            known.id,
+            " and ".join(known.starts),
         )
     asset_specs = list(specs.asset_specs)
     if group_name is not None:
@@ -121,6 +145,8 @@ def dbt_cloud_assets(
             SELECT_TAG: select,
             EXCLUDE_TAG: exclude,
             SELECTOR_TAG: selector,
+            **({} if known is None else {JOB_TAG: str(known.id)}),
+            **(register(partition_vars) if partitions_def is not None else {}),
             **(op_tags or {}),
         },
         pool=pool,

@@ -24,6 +24,7 @@ It holds no logic and knows neither Dagster nor httpx; one place turns a ``RunEr
       ArtifactError               an artifact that cannot be used: .origin names run, step and file
         ManifestError
         RunResultsError
+      PoolBusy                    every ad hoc job has an active run; nothing was started
       StateError                  no manifest to be had: neither dbt Cloud nor the cache has one
       SelectionError              your selection: .text .position .hint
 
@@ -160,6 +161,10 @@ class RunResultsError(ArtifactError):
 
 class StateError(DbtCloudError):
     """No manifest is to be had: dbt Cloud has none (or is out of reach) and the cache is empty."""
+
+
+class PoolBusy(DbtCloudError):
+    """Every ad hoc job of the pool has an active run, and the pool's mode is not to queue."""
 
 
 class SelectionError(DbtCloudError):

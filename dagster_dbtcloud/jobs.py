@@ -1,24 +1,27 @@
 """The ad hoc jobs through which Dagster runs commands in dbt Cloud: found again, never made twice.
 
-dbt Cloud runs commands only as runs of a job. This module finds or makes the jobs and picks one
-that is free; it triggers nothing.
+dbt Cloud runs commands only as runs of a job. This module finds or makes the jobs and claims one
+that is free; how a run is triggered and what it runs, the caller says.
 """
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Literal
 
 from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
-from dagster_dbtcloud.cloud.models import Job, RunStatus
+from dagster_dbtcloud.cloud.models import ACTIVE_STATUSES, Job, Run, RunStatus
 from dagster_dbtcloud.errors import (
     ApiConnectionError,
     ApiError,
     ApiResponseError,
     ConfigError,
-    DbtCloudError,
+    PoolBusy,
     ServerError,
 )
 from dagster_dbtcloud.state import WorkspaceIds
@@ -26,8 +29,8 @@ from dagster_dbtcloud.state import WorkspaceIds
 PoolMode = Literal["overflow", "wait", "fail"]
 
 _DESCRIPTION = "Dagster runs dbt commands through this job. Its own steps are not used."
-_ACTIVE = (RunStatus.QUEUED, RunStatus.STARTING, RunStatus.RUNNING)
 _WAIT_POLL = 5.0
+"""Seconds, give or take half of it, between looks for a free job."""
 _SETTLE_DELAYS = (0.0, 1.0, 2.0, 4.0)
 """Seconds between looks for a job whose creation got no answer."""
 
@@ -85,53 +88,199 @@ def _settled(client: DbtCloudClient, ids: WorkspaceIds, name: str, clock: Clock)
 
 
 def _named(client: DbtCloudClient, ids: WorkspaceIds, name: str) -> list[Job]:
+    return [job for job in _listed(client, ids, name) if job.name == name]
+
+
+def _listed(client: DbtCloudClient, ids: WorkspaceIds, part_of_name: str) -> list[Job]:
+    """Return the environment's jobs with these letters in their name, lowest id first."""
     jobs = client.jobs(
-        project_id=ids.project_id, environment_id=ids.environment_id, name_contains=name
+        project_id=ids.project_id, environment_id=ids.environment_id, name_contains=part_of_name
     )
-    same = [job for job in jobs if job.name == name and job.environment_id == ids.environment_id]
-    return sorted(same, key=lambda job: job.id)
+    here = [job for job in jobs if job.environment_id == ids.environment_id]
+    return sorted(here, key=lambda job: job.id)
 
 
-def pick_job(
+def claim_job(
     client: DbtCloudClient,
     ids: WorkspaceIds,
     names: Sequence[str],
+    start: Callable[[int], Run],
     *,
     mode: PoolMode,
     clock: Clock,
     log: Callable[[str], None],
-) -> Job:
-    """Return a job of the pool with no active run, since dbt Cloud runs one run of a job at a time.
+    wait_seconds: float | None = None,
+    leave: Callable[[int], None] | None = None,
+) -> Run:
+    """Start a run on a job of the pool that nothing else runs on, and return that run.
 
-    When all are busy: ``overflow`` takes the first (dbt Cloud queues the run), ``wait`` polls
-    until one is free, ``fail`` raises. A pool of one in ``overflow`` asks for no runs.
+    dbt Cloud runs one run of a job at a time, and has no lock that two processes could take. So a
+    job is claimed by triggering it: if an older run of it is active, another process was quicker;
+    the claim is cancelled, still in the queue, and the next free job is tried.
 
-    Raises: DbtCloudError in mode ``fail``; ConfigError for an unknown mode; ApiError.
+    When all are busy: ``overflow`` starts on the job with the fewest active runs (dbt Cloud queues
+    the run), ``wait`` polls until one is free, at most ``wait_seconds`` (None: no limit), ``fail``
+    raises. A pool of one in ``overflow`` asks nothing. ``start`` triggers a job by its id;
+    ``leave`` is told of a claim when this is interrupted.
+
+    Raises: PoolBusy in modes ``fail`` and ``wait``; ConfigError for an unknown mode; ApiError.
+    Source: docs/dbt-cloud-api.md, fact 26.
     """
-    if mode not in ("overflow", "wait", "fail"):
-        raise ConfigError(f"adhoc_job_pool_mode {mode!r} is not one of overflow, wait, fail.")
-    jobs = [get_or_create_job(client, ids, name, clock=clock) for name in names]
-    if len(jobs) == 1 and mode == "overflow":
-        return jobs[0]
+    pool = _Pool(client, ids, names, clock)
+    check_pool(mode, wait_seconds)
+    if len(names) == 1 and mode == "overflow":
+        return start(pool.job(names[0]).id)
+    began = clock.monotonic()
     told = False
     while True:
-        busy = {
-            run.job_id
-            for run in client.runs(
-                project_id=ids.project_id, environment_id=ids.environment_id, status_in=_ACTIVE
-            )
-        }
-        free = [job for job in jobs if job.id not in busy]
-        if free:
-            return free[0]
+        active = pool.active()
+        for name in sorted(names, key=lambda name: name not in pool.found):
+            job_id = pool.job(name).id
+            if active.get(job_id):
+                continue
+            run = _claim(client, job_id, start, log, leave)
+            if run is not None:
+                return run
         if mode == "overflow":
-            return jobs[0]
+            active = pool.active()
+            return start(min((pool.job(name).id for name in names), key=lambda i: active.get(i, 0)))
         if mode == "fail":
-            raise DbtCloudError(
-                f"All {len(jobs)} ad hoc jobs of the pool have an active run "
+            raise PoolBusy(
+                f"All {len(names)} ad hoc jobs of the pool have an active run "
                 "(adhoc_job_pool_mode is 'fail'). Raise adhoc_job_pool_size, or use 'wait'."
             )
+        waited = clock.monotonic() - began
+        if wait_seconds is not None and waited >= wait_seconds:
+            raise PoolBusy(
+                f"All {len(names)} ad hoc jobs of the pool had an active run for "
+                f"{wait_seconds:g} s (adhoc_job_pool_wait_seconds). Nothing was started. Raise "
+                "adhoc_job_pool_size or the limit."
+            )
         if not told:
-            log(f"All {len(jobs)} ad hoc jobs have an active run; waiting until one is free.")
+            log(f"All {len(names)} ad hoc jobs have an active run; waiting until one is free.")
             told = True
-        clock.sleep(_WAIT_POLL)
+        # Those who wait together should not all try for the same job at the same moment.
+        pause = _WAIT_POLL * (0.5 + random.random())  # noqa: S311 - no secret
+        clock.sleep(pause if wait_seconds is None else min(pause, wait_seconds - waited))
+
+
+def check_pool(mode: str, wait_seconds: float | None) -> None:
+    """Raise ConfigError for settings that mean nothing."""
+    if mode not in ("overflow", "wait", "fail"):
+        raise ConfigError(f"adhoc_job_pool_mode {mode!r} is not one of overflow, wait, fail.")
+    if wait_seconds is not None and not wait_seconds >= 0:
+        raise ConfigError(f"adhoc_job_pool_wait_seconds is {wait_seconds!r}, not 0 or more.")
+
+
+class _Pool:
+    """The jobs of a pool, looked up together; one that is missing is made when it is needed."""
+
+    def __init__(
+        self, client: DbtCloudClient, ids: WorkspaceIds, names: Sequence[str], clock: Clock
+    ) -> None:
+        self._client = client
+        self._ids = ids
+        self._clock = clock
+        self.found: dict[str, Job] = {}
+        if len(names) > 1:
+            for job in reversed(_listed(client, ids, names[0])):  # the lowest id comes last
+                if job.name in names:
+                    self.found[job.name] = job
+
+    def job(self, name: str) -> Job:
+        if name not in self.found:
+            self.found[name] = get_or_create_job(self._client, self._ids, name, clock=self._clock)
+        return self.found[name]
+
+    def active(self) -> Counter[int | None]:
+        """Count the active runs of each job."""
+        return Counter(
+            run.job_id
+            for run in self._client.runs(
+                project_id=self._ids.project_id,
+                environment_id=self._ids.environment_id,
+                status_in=ACTIVE_STATUSES,
+            )
+        )
+
+
+def _claim(
+    client: DbtCloudClient,
+    job_id: int,
+    start: Callable[[int], Run],
+    log: Callable[[str], None],
+    leave: Callable[[int], None] | None,
+) -> Run | None:
+    """Trigger the job; None when somebody else was quicker and the claim is cancelled."""
+    run = start(job_id)
+    try:
+        if not _is_blocked(client, run):
+            return run
+        client.cancel_run(run.id)
+    except ApiError as error:
+        log(f"dbt Cloud run {run.id} stays in the queue of its job: {error}")
+        return run  # whatever else is started now might be a second one
+    except BaseException:
+        if leave is not None:
+            leave(run.id)
+        raise
+    log(f"Job {job_id} was taken by another run; dbt Cloud run {run.id} is cancelled for that.")
+    return None
+
+
+def _is_blocked(client: DbtCloudClient, run: Run) -> bool:
+    """Tell whether the run waits for an older one of its job."""
+    if run.is_complete or run.status != RunStatus.QUEUED:
+        return False
+    if run.blocked_by:
+        return True
+    # The answer to a trigger may be older than the queue; ids are in the order of creation.
+    active = client.runs(job_id=run.job_id, status_in=ACTIVE_STATUSES, include=())
+    return any(other.id < run.id for other in active)
+
+
+# --- tidying up ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What ``clean_jobs`` did: the jobs that are gone, and those that stay, with the reason."""
+
+    deleted: tuple[Job, ...] = ()
+    kept: tuple[tuple[Job, str], ...] = ()
+
+
+def clean_jobs(
+    client: DbtCloudClient,
+    ids: WorkspaceIds,
+    *,
+    whole_project: bool = False,
+    dry_run: bool = False,
+) -> Cleaned:
+    """Delete the ad hoc jobs that this package made in the environment (or the whole project).
+
+    A job is ours by its description, not by its name. One with an active run stays. With
+    ``dry_run`` nothing is deleted, and the answer says what would be. They are made again when they
+    are next needed; their runs stay in dbt Cloud's history.
+
+    Raises: ApiError, when the jobs cannot be listed.
+    """
+    environment = None if whole_project else ids.environment_id
+    deleted: list[Job] = []
+    kept: list[tuple[Job, str]] = []
+    for job in list(client.jobs(project_id=ids.project_id, environment_id=environment)):
+        if job.description != _DESCRIPTION:
+            continue
+        try:
+            active = client.runs(job_id=job.id, status_in=ACTIVE_STATUSES, include=(), page_size=1)
+            run = next(iter(active), None)
+            if run is not None:
+                kept.append((job, f"dbt Cloud run {run.id} of it is {run.status_name.lower()}"))
+                continue
+            if not dry_run:
+                client.delete_job(job.id)
+        except ApiError as error:
+            kept.append((job, str(error)))
+            continue
+        deleted.append(job)
+    return Cleaned(tuple(deleted), tuple(kept))

@@ -41,6 +41,7 @@ __all__ = [
     "build_specs",
     "manifest_of",
     "node_args",
+    "node_args_in_parts",
     "selection_args",
     "specs_of",
     "unit_tests_alone",
@@ -87,8 +88,11 @@ def build_specs(
     selector: str = "",
     translator: DagsterDbtTranslator,
     links: ProjectLinks | None = None,
+    only: Collection[str] | None = None,
 ) -> DbtSpecs:
     """Build a spec for each model, seed and snapshot that dbt would select, and for their tests.
+
+    With ``only``, for those of these nodes that are selected.
 
     Ephemeral models and other projects' models make no asset. A test is a check where its own asset
     is in the selection, or its source is read by an asset that is. When two tests would give one
@@ -100,6 +104,7 @@ def build_specs(
     """
     translator = validate_translator(translator)
     selected = select_nodes(manifest, select=select, exclude=exclude, selector=selector)
+    held = selected if only is None else selected & frozenset(only)
     reading = Reading(
         translator,
         manifest.raw,
@@ -111,11 +116,11 @@ def build_specs(
     asset_specs: dict[str, dg.AssetSpec] = {}
     upstream: dict[str, None] = {}
     for unique_id, node in manifest.nodes.items():
-        if unique_id in selected and _is_asset(node):
+        if unique_id in held and _is_asset(node):
             asset_specs[unique_id] = _stamped(reading.spec(unique_id), reading, unique_id)
             upstream.update(dict.fromkeys(reading.upstream(unique_id)))
     _refuse_shared_keys(manifest, reading, asset_specs, upstream)
-    checks = _checks(manifest, reading, selected, asset_specs, upstream)
+    checks = _checks(manifest, reading, held, asset_specs, upstream)
     asset_keys = {unique_id: spec.key for unique_id, spec in asset_specs.items()}
     own_keys = frozenset(asset_keys.values())
     specs = DbtSpecs(
@@ -352,6 +357,7 @@ def node_args(
     select: str = "fqn:*",
     exclude: str = "",
     selector: str = "",
+    exact: bool = False,
 ) -> tuple[str, ...]:
     """Return the arguments with which a dbt command takes exactly the nodes ``unique_ids``.
 
@@ -359,9 +365,9 @@ def node_args(
     ``--selector``, whether or not the checks of sources are named. For a part they are the nodes'
     names while that is short, else whatever is shortest of whole folders, names, and the
     definition's own selection without the rest. Every form but the first was found exact by our
-    own selection engine, and fixes the mode of indirect selection. Where the translator makes no
-    checks, tests run with their assets, as in the whole. Of a unit test without its model
-    ``dbt build`` makes nothing (see ``unit_tests_alone``).
+    own selection engine, and fixes the mode of indirect selection; with ``exact`` the first, too.
+    Where the translator makes no checks, tests run with their assets, as in the whole. Of a unit
+    test without its model ``dbt build`` makes nothing (see ``unit_tests_alone``).
 
     Raises: SelectionError if ``unique_ids`` is empty, or dbt's selection cannot tell them apart.
     """
@@ -375,9 +381,29 @@ def node_args(
     whole = specs.whole
     if whole is None:
         whole = frozenset((*specs.asset_keys, *specs.check_keys))
-    if wanted >= whole:
+    if wanted >= whole and not exact:
         return _own_args(select, exclude, selector)
     return _Part(specs, wanted, select.split(), exclude.split(), selector).args()
+
+
+def node_args_in_parts(
+    specs: DbtSpecs,
+    unique_ids: Collection[str],
+    *,
+    select: str = "fqn:*",
+    exclude: str = "",
+    selector: str = "",
+    exact: bool = False,
+) -> list[tuple[str, ...]]:
+    """Return what ``node_args`` does, in several parts where one would be too long for a command.
+
+    No node of a part depends on one of a later part, and a test is in the part of its last parent.
+
+    Raises: SelectionError, as ``node_args``.
+    """
+    return [
+        node_args(specs, unique_ids, select=select, exclude=exclude, selector=selector, exact=exact)
+    ]
 
 
 def unit_tests_alone(manifest: Manifest, unique_ids: Collection[str]) -> frozenset[str]:

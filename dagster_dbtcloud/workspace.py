@@ -9,9 +9,10 @@ A workspace finds its manifest, builds specs from it, and starts dbt commands. I
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,39 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
+from typing_extensions import Unpack
 
 from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
-from dagster_dbtcloud.cloud.models import ACTIVE_STATUSES, Run, TriggerRun
+from dagster_dbtcloud.cloud.models import ACTIVE_STATUSES, Job, Run, TriggerRun
+from dagster_dbtcloud.commands import (
+    checked,
+    for_nodes,
+    nodes_of_job,
+    part_of_job,
+    selects_itself,
+    words_of,
+)
 from dagster_dbtcloud.dbt.manifest import Manifest
-from dagster_dbtcloud.errors import ApiError, ApiStatusError, ConfigError, DbtCloudError, StateError
+from dagster_dbtcloud.errors import (
+    ApiError,
+    ApiStatusError,
+    ConfigError,
+    DbtCloudError,
+    NotFoundError,
+    StateError,
+)
 from dagster_dbtcloud.events import Declared, Outcome
+from dagster_dbtcloud.existing_jobs import (
+    KnownJob,
+    checked_url,
+    find_job,
+    known_job,
+    mute,
+    own_starts,
+)
 from dagster_dbtcloud.following import INCLUDED, NO_LIMITS, RunLimits, follow, seconds_of
-from dagster_dbtcloud.harvest import dbt_command, harvest, last_outcomes
+from dagster_dbtcloud.harvest import harvest, last_outcomes
 from dagster_dbtcloud.identity import raw_key, required_text, resolve, safe_name
 from dagster_dbtcloud.invocation import (
     Context,
@@ -38,8 +63,16 @@ from dagster_dbtcloud.invocation import (
     command_line,
     op_context,
 )
-from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, pick_job
+from dagster_dbtcloud.jobs import (
+    PoolMode,
+    adhoc_job_names,
+    check_pool,
+    claim_job,
+    get_or_create_job,
+)
 from dagster_dbtcloud.marker import Marker, read_mark
+from dagster_dbtcloud.options import OptionArguments, RunOptions, gather
+from dagster_dbtcloud.partitions import has_microbatches, time_window, vars_of, with_event_time
 from dagster_dbtcloud.recovery import (
     FRESH,
     RetryMode,
@@ -54,9 +87,7 @@ from dagster_dbtcloud.specs import (
     DbtSpecs,
     ProjectLinks,
     build_specs,
-    node_args,
     specs_of,
-    unit_tests_alone,
 )
 from dagster_dbtcloud.starting import abandon, retry_run, start_run
 from dagster_dbtcloud.state import (
@@ -78,6 +109,8 @@ DEFAULT_SELECT = "fqn:*"
 SELECT_TAG = "dagster_dbtcloud/select"
 EXCLUDE_TAG = "dagster_dbtcloud/exclude"
 SELECTOR_TAG = "dagster_dbtcloud/selector"
+JOB_TAG = "dagster_dbtcloud/job"
+"""Op tag: the id of the dbt Cloud job that a definition's assets are of."""
 
 _LOAD_RETRY_SECONDS = 20.0
 """A code location that loads must not hang on a dbt Cloud that is down: the cache serves."""
@@ -87,16 +120,6 @@ _LEAVE_SECONDS = 4.0
 """How long a step that is being terminated tries to cancel its run."""
 
 _PARSE_CAUSE = "Dagster needs a manifest: no run of this environment has one"
-
-_SELECTING_COMMANDS = frozenset(
-    {"build", "run", "test", "seed", "snapshot", "compile", "clone", "list", "ls"}
-)
-_BUILD_ONLY_FLAGS = frozenset(
-    {"--full-refresh", "-f", "--no-full-refresh", "--empty", "--no-empty"}
-)
-_SELECTION_FLAGS = frozenset(
-    {"--select", "-s", "--models", "--model", "-m", "--exclude", "--selector"}
-)
 
 Start = Callable[[int], Run]
 """Trigger the job with this id, or adopt the run that a trigger without an answer has made."""
@@ -162,6 +185,9 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         default="overflow",
         description="When all are busy: overflow (dbt Cloud queues the run), wait, or fail.",
     )
+    adhoc_job_pool_wait_seconds: float | None = Field(
+        default=None, description="In mode wait: how long at most; without it, as long as it takes."
+    )
     request_timeout: float = Field(
         default=30.0, description="Seconds that one request to dbt Cloud may take."
     )
@@ -184,6 +210,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         adhoc_job_name: str | None = None,
         adhoc_job_pool_size: int = 1,
         adhoc_job_pool_mode: PoolMode = "overflow",
+        adhoc_job_pool_wait_seconds: float | None = None,
         request_timeout: float = 30.0,
         request_max_retries: int | None = None,
         request_retry_delay: float | None = None,
@@ -219,6 +246,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             adhoc_job_name=adhoc_job_name,
             adhoc_job_pool_size=adhoc_job_pool_size,
             adhoc_job_pool_mode=adhoc_job_pool_mode,
+            adhoc_job_pool_wait_seconds=adhoc_job_pool_wait_seconds,
             request_timeout=request_timeout,
         )
 
@@ -366,8 +394,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         clock = self.get_clock()
         trigger = TriggerRun(cause=f"{_PARSE_CAUSE} [{uuid4().hex}]", steps_override=("dbt parse",))
         with self._client_for(ids, _FOLLOW_RETRY_SECONDS) as client:
-            names = self._job_names(ids)[:1]
-            job = pick_job(client, ids, names, mode="overflow", clock=clock, log=logger.warning)
+            job = get_or_create_job(client, ids, self._job_names(ids)[0], clock=clock)
             run = _parse_under_way(client, job.id)
             if run is None:
                 own = start_run(client, job.id, trigger, clock=clock, log=logger.warning)
@@ -394,15 +421,21 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         exclude: str = "",
         selector: str = "",
         dagster_dbt_translator: DagsterDbtTranslator | None = None,
+        *,
+        job: KnownJob | None = None,
     ) -> DbtSpecs:
-        """Return the asset and check specs of the selected nodes.
+        """Return the asset and check specs of the selected nodes; with ``job``, of those it builds.
 
         Raises: SelectionError, StateError, ManifestError, ConfigError.
         """
         state = self.load_state()
-        key = (state.manifest.digest, dagster_dbt_translator, select, exclude, selector)
+        steps = None if job is None else job.steps
+        key = (state.manifest.digest, dagster_dbt_translator, select, exclude, selector, steps)
         specs = self._specs.get(key)
         if specs is None:
+            only = None
+            if job is not None:
+                only = nodes_of_job(state.manifest, job.steps, job=f"{job.name!r} ({job.id})")
             specs = self._specs[key] = build_specs(
                 state.manifest,
                 select=select,
@@ -410,8 +443,25 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                 selector=selector,
                 translator=dagster_dbt_translator or DagsterDbtTranslator(),
                 links=self._links(state),
+                only=only,
             )
         return specs
+
+    def load_job(self, job: int | str | dg.EnvVar) -> KnownJob:
+        """Return a job of dbt Cloud, by id, digits, name or URL, as definitions use it.
+
+        All processes of a code location see the job as its code server did. When dbt Cloud gives
+        no answer, the job as it was serves, with a warning.
+
+        Raises: ConfigError, for a job that cannot be used (see ``run_job``); ApiError.
+        """
+
+        def fetch(text: str) -> Job:
+            ids = self.ids()
+            with self._client_for(ids, _LOAD_RETRY_SECONDS) as client:
+                return find_job(client, ids, text)
+
+        return known_job(job, key=self.state_key, cache_dir=self._cache().root, fetch=fetch)
 
     def _links(self, state: State) -> ProjectLinks | None:
         try:
@@ -458,14 +508,17 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         on_leave: OnLeave = "cancel",
         limits: RunLimits = NO_LIMITS,
         retry: RetryMode = "auto",
+        options: RunOptions | None = None,
+        **overrides: Unpack[OptionArguments],
     ) -> DbtCloudCliInvocation:
-        """Start a dbt command in dbt Cloud, through an ad hoc job.
+        """Start a dbt command in dbt Cloud, through an ad hoc job, or the definition's own job.
 
         ``args`` are dbt's words without ``dbt``, one each: ``["build", "--full-refresh"]``. Inside
         a step of ``@dbt_cloud_assets`` the selection of the step's assets and checks is added,
         unless ``args`` hold a selection of their own. ``on_leave`` says what becomes of the run
         when the step is terminated or fails: ``"cancel"`` or ``"detach"``. ``limits`` says how
-        long it may take.
+        long it may take. For ``options`` and ``overrides`` see ``RunOptions``; op config, run tags
+        and partitions may set them, too.
 
         In a retry of the step, or a re-execution of the Dagster run, a dbt Cloud run that an
         earlier attempt has left behind is taken over instead of starting another. ``retry`` says
@@ -474,46 +527,41 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         failure"), ``"on"`` in every re-execution, ``"off"`` never.
 
         Raises: ConfigError, SelectionError, StateError, ApiError; nothing was triggered then.
+        PoolBusy, when there is no free ad hoc job and the pool's mode is not to queue.
         """
-        words = _checked(args)
+        words = checked(args)
         check_mode(retry)
         step = op_context(context)
+        if overrides.get("steps_override") is not None:
+            raise ConfigError(
+                "cli() makes the steps of the run from its args; steps_override is for run_job() "
+                "and trigger(), op config and run tags."
+            )
+        settings = self._options(context, overrides, options)
+        check_pool(self.adhoc_job_pool_mode, self.adhoc_job_pool_wait_seconds)
+        specs, declared = self._declared(step, dagster_dbt_translator)
+        commands, expected = [words], frozenset[str]()
+        job: int | None = None
         narrow: Narrow | None = None
         if step is not None and _runs_dbt_assets(step):
-            specs = _declared_specs(step)
-            commands, expected = _commands(step, specs, words)
-            if not _selects_itself(words):
+            job, wanted = _job_of(step), _wanted(step, specs)
+            say = partial(
+                for_nodes, specs, words=words, own=_own_selection(step), exact=job is not None
+            )
+            commands, expected = say(wanted)
+            if not selects_itself(words) and settings.steps_override is None:
 
                 def narrow(nodes: frozenset[str]) -> tuple[str, ...]:
-                    return _lines(_commands(step, specs, words, only=nodes)[0])
+                    part, _ = say(wanted & nodes)
+                    return self._steps(context, specs, nodes, settings, map(command_line, part))
 
-            declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
-        else:
-            specs = self.load_specs(dagster_dbt_translator=dagster_dbt_translator)
-            declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
-            commands, expected = [words], frozenset()
-
-        log = logger if step is None else step.log
-
-        def from_pool(client: DbtCloudClient, start: Start) -> Run:
-            ids = self.ids()
-            job = pick_job(
-                client,
-                ids,
-                self._job_names(ids),
-                mode=self.adhoc_job_pool_mode,  # type: ignore[arg-type]  # checked by pick_job
-                clock=self.get_clock(),
-                log=log.info,
-            )
-            return start(job.id)
-
+        if settings.steps_override is not None:
+            expected = frozenset()
+        steps = self._steps(context, specs, expected, settings, map(command_line, commands))
         return self._launch(
             step,
-            from_pool,
-            TriggerRun(
-                cause=_cause(step),
-                steps_override=_lines(commands),
-            ),
+            self._from_pool(step, on_leave) if job is None else self._from_job(step, job),
+            TriggerRun(cause=_cause(step), steps_override=steps, **settings.trigger_fields()),
             args=commands[0],
             declared=declared,
             expected=expected,
@@ -524,6 +572,261 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             narrow=narrow,
         )
 
+    def run_job(
+        self,
+        job: int | str | dg.EnvVar | None = None,
+        *,
+        context: Context | None = None,
+        dagster_dbt_translator: DagsterDbtTranslator | None = None,
+        on_leave: OnLeave = "cancel",
+        limits: RunLimits = NO_LIMITS,
+        retry: RetryMode = "auto",
+        disable_schedule_on_trigger: bool = False,
+        options: RunOptions | None = None,
+        **overrides: Unpack[OptionArguments],
+    ) -> DbtCloudCliInvocation:
+        """Start a job that exists in dbt Cloud, by id, digits, name or URL.
+
+        Inside a step of ``@dbt_cloud_assets(job=...)``, ``job`` may be left out. The job's own
+        commands run; if the step selected only a part of the definition's assets and checks, they
+        run for that part. A job that dbt Cloud also starts by itself is named in a warning;
+        ``disable_schedule_on_trigger`` takes its schedule off, for good, once the run is triggered.
+        The other arguments are as in ``cli``.
+
+        Raises: ConfigError, for bad options and for a job that does not exist, is deleted or
+        deactivated, or is of another account, project or environment; SelectionError, StateError,
+        ApiError; nothing was triggered then.
+        """
+        check_mode(retry)
+        step = op_context(context)
+        settings = self._options(context, overrides, options)
+        own = _job_of(step) if step is not None and _runs_dbt_assets(step) else None
+        wanted_job = own if job is None else job
+        if wanted_job is None:
+            raise ConfigError(
+                "run_job() got no job. Give its id, name or URL, or define the assets with "
+                "@dbt_cloud_assets(job=...) and pass the context."
+            )
+        ids = self.ids()
+        with self._client_for(ids, _LOAD_RETRY_SECONDS) as client:
+            found = find_job(client, ids, wanted_job)
+        specs, declared = self._declared(step, dagster_dbt_translator)
+        expected: frozenset[str] = frozenset()
+        lines: Sequence[str] = found.execute_steps
+        name = f"{found.name!r} ({found.id})"
+        narrow: Narrow | None = None
+        if step is not None and _runs_dbt_assets(step) and settings.steps_override is None:
+            wanted = _wanted(step, specs)
+            if not wanted >= (specs.whole or frozenset()):
+                lines = part_of_job(specs, lines, wanted, job=name)
+                expected = wanted
+            elif found.id == own:
+                expected = wanted
+
+            def narrow(nodes: frozenset[str]) -> tuple[str, ...]:
+                part = part_of_job(specs, found.execute_steps, wanted & nodes, job=name)
+                return self._steps(context, specs, nodes, settings, part)
+
+        steps = self._steps(context, specs, expected, settings, lines)
+        changed = steps != found.execute_steps
+        self._warn_of(found, step, disable_schedule_on_trigger)
+        invocation = self._launch(
+            step,
+            lambda _, start: start(found.id),
+            TriggerRun(
+                cause=_cause(step),
+                steps_override=steps if changed else None,
+                **settings.trigger_fields(),
+            ),
+            args=words_of(steps[0]) if steps else (),
+            commands=steps,
+            declared=declared,
+            expected=expected,
+            on_leave=on_leave,
+            limits=limits,
+            retry=retry,
+            manifest=specs.manifest,
+            narrow=narrow,
+        )
+        if disable_schedule_on_trigger:
+            try:
+                self._mute(found, step)
+            except BaseException:  # terminated meanwhile
+                self._leave(ids, invocation.run_id, on_leave)
+                raise
+        return invocation
+
+    def trigger(
+        self,
+        job: int | str | dg.EnvVar,
+        *,
+        context: Context | None = None,
+        disable_schedule_on_trigger: bool = False,
+        options: RunOptions | None = None,
+        **overrides: Unpack[OptionArguments],
+    ) -> Run:
+        """Start a job that exists in dbt Cloud, as ``run_job`` does, and wait for nothing.
+
+        The run goes on when the step ends; the polling sensor records it. ``follow`` takes the
+        ``id`` of the run that is returned.
+
+        Raises: as ``run_job``.
+        """
+        return self.run_job(
+            job,
+            context=context,
+            on_leave="detach",
+            retry="off",
+            disable_schedule_on_trigger=disable_schedule_on_trigger,
+            options=options,
+            **overrides,
+        ).run
+
+    def follow(
+        self,
+        run_id: int | str,
+        *,
+        context: Context | None = None,
+        dagster_dbt_translator: DagsterDbtTranslator | None = None,
+        on_leave: OnLeave = "detach",
+        limits: RunLimits = NO_LIMITS,
+    ) -> DbtCloudCliInvocation:
+        """Return any run of dbt Cloud, by id, digits or URL, to be waited for or looked at.
+
+        It may be over already. With a ``context`` its results are recorded by that step, and not by
+        the sensor again. Leaving lets it run, unless ``on_leave="cancel"``.
+
+        Raises: ConfigError, for a run that does not exist or is of another account or project;
+        StateError, ApiError.
+        """
+        step = op_context(context)
+        specs, declared = self._declared(step, dagster_dbt_translator)
+        ids = self.ids()
+        client = self._client_for(ids, _FOLLOW_RETRY_SECONDS)
+        with client:
+            run = _run_to_follow(client, ids, str(run_id))
+        commands = [step.command for step in run.run_steps if step.command]
+        return self._invocation(
+            step,
+            run,
+            args=(),
+            commands=commands,
+            declared=declared,
+            expected=frozenset(),
+            on_leave=on_leave,
+            limits=limits,
+            manifest=specs.manifest,
+            past=Past(),
+        )
+
+    def _options(
+        self,
+        context: Context | None,
+        overrides: Mapping[str, Any],
+        options: RunOptions | None,
+    ) -> RunOptions:
+        step = op_context(context)
+        if context is None or step is None:
+            return gather(arguments=overrides, options=options)
+        ours = _runs_dbt_assets(step)
+        return gather(
+            arguments=overrides,
+            options=options,
+            config=step.op_config,
+            tags=step.run_tags,
+            partition_vars=vars_of(context, step.assets_def.op.tags) if ours else None,
+        )
+
+    def _declared(
+        self, step: dg.OpExecutionContext | None, translator: DagsterDbtTranslator | None
+    ) -> tuple[DbtSpecs, Declared]:
+        """Return the specs that a run's results are read by: the step's own, or all."""
+        if step is not None and _runs_dbt_assets(step):
+            specs = _declared_specs(step)
+        else:
+            specs = self.load_specs(dagster_dbt_translator=translator)
+        return specs, Declared.from_specs(specs.asset_specs, specs.check_specs)
+
+    def _steps(
+        self,
+        context: Context | None,
+        specs: DbtSpecs,
+        expected: frozenset[str],
+        settings: RunOptions,
+        lines: Iterable[str],
+    ) -> tuple[str, ...]:
+        """Return the commands of a run with what options and partitions add to them."""
+        given = settings.steps_override
+        window = None if context is None else time_window(context)
+        microbatches = window is not None and has_microbatches(
+            specs.manifest, expected or specs.asset_keys
+        )
+        steps = []
+        for line in lines if given is None else given:
+            words = words_of(line)
+            added = settings.added_to(words)
+            if given is None:
+                added = with_event_time(added, window, microbatches)
+            steps.append(line if added == words else command_line(added))
+        return tuple(steps)
+
+    def _from_pool(self, step: dg.OpExecutionContext | None, on_leave: OnLeave) -> Claim:
+        log = logger if step is None else step.log
+        ids = self.ids()
+
+        def claim(client: DbtCloudClient, start: Start) -> Run:
+            return claim_job(
+                client,
+                ids,
+                self._job_names(ids),
+                start,
+                mode=self.adhoc_job_pool_mode,  # type: ignore[arg-type]  # checked there
+                wait_seconds=self.adhoc_job_pool_wait_seconds,
+                clock=self.get_clock(),
+                log=log.info,
+                leave=lambda run_id: self._leave(ids, run_id, on_leave),
+            )
+
+        return claim
+
+    def _from_job(self, step: dg.OpExecutionContext | None, job: int) -> Claim:
+        def claim(client: DbtCloudClient, start: Start) -> Run:
+            found = find_job(client, self.ids(), job)
+            self._warn_of(found, step, muted=False)
+            return start(found.id)
+
+        return claim
+
+    def _warn_of(self, job: Job, step: dg.OpExecutionContext | None, muted: bool) -> None:
+        starts = [said for said in own_starts(job) if not (muted and said == "its schedule")]
+        if starts:
+            (logger if step is None else step.log).warning(
+                f"The dbt Cloud job {job.name!r} ({job.id}) is also started by "
+                f"{' and '.join(starts)}: it may run twice."
+            )
+
+    def _mute(self, job: Job, step: dg.OpExecutionContext | None) -> None:
+        log = logger if step is None else step.log
+        try:
+            with self._client_for(self.ids(), _LOAD_RETRY_SECONDS) as client:
+                muted = mute(client, job.id)
+            if muted:
+                log.info(f"The schedule of the dbt Cloud job {job.name!r} ({job.id}) is off now.")
+        except ApiError as error:
+            log.warning(
+                f"The schedule of the dbt Cloud job {job.name!r} ({job.id}) could not be taken "
+                f"off: {error} Take it off in dbt Cloud, or the job may run twice."
+            )
+
+    def _leave(self, ids: WorkspaceIds, run_id: int, on_leave: OnLeave) -> None:
+        """Cancel a run that has no invocation yet; why we leave is what counts."""
+        if on_leave == "cancel":
+            with suppress(DbtCloudError), self._short_client(ids) as client:
+                client.cancel_run(run_id)
+
+    def _short_client(self, ids: WorkspaceIds) -> DbtCloudClient:
+        return self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
+
     def _launch(
         self,
         step: dg.OpExecutionContext | None,
@@ -531,6 +834,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         trigger: TriggerRun,
         *,
         args: Sequence[str],
+        commands: Sequence[str] = (),
         declared: Declared,
         expected: frozenset[str],
         on_leave: OnLeave,
@@ -544,16 +848,13 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         ``claim`` chooses the job: it is given a client and a function that triggers a job by its
         id (or adopts the run that an unclear trigger has made), and returns the run that is ours.
         ``narrow`` gives the commands that run only the given nodes, for a retry; None where there
-        are none.
+        are none. ``commands`` are those of the job, for a trigger that brings none.
 
         Raises: whatever ``claim`` raises; ApiError.
         """
         ids, clock = self.ids(), self.get_clock()
         log = logger if step is None else step.log
         client = self._client_for(ids, seconds_of(limits.outage) or _FOLLOW_RETRY_SECONDS, log=log)
-
-        def short_client() -> DbtCloudClient:
-            return self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
 
         @contextmanager
         def abandoning(job_id: int | None, retrying: int | None = None) -> Iterator[None]:
@@ -563,7 +864,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                 raise
             except BaseException:  # terminated while the trigger was on its way
                 if on_leave == "cancel":
-                    abandon(short_client(), job_id, trigger.cause, retrying=retrying)
+                    abandon(self._short_client(ids), job_id, trigger.cause, retrying=retrying)
                 raise
 
         def start(job_id: int) -> Run:
@@ -574,7 +875,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             line = None if step is None else lineage(step, _step_key(step), now=clock.now())
             todo = FRESH
             mark = read_mark(trigger.cause)
-            commands = trigger.steps_override or ()
+            commands = trigger.steps_override or tuple(commands)
             earlier: tuple[Run, ...] = ()
             if line is not None and mark is not None:
                 earlier = earlier_runs(client, ids, mark, line)
@@ -602,25 +903,57 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                     narrowed = narrow(todo.remaining)
                     trigger = trigger.model_copy(update={"steps_override": narrowed})
                 run = claim(client, start)
-        invocation = DbtCloudCliInvocation(
+        return self._invocation(
+            step,
+            run,
             args=args,
-            commands=trigger.steps_override or (),
-            run=run,
-            client=client,
-            short_client=short_client,
-            clock=clock,
+            commands=trigger.steps_override or commands,
             declared=declared,
-            context=step,
-            manifest=manifest,
             expected=expected,
             on_leave=on_leave,
             limits=limits,
+            manifest=manifest,
             past=Past(
                 settled=todo.settled,
                 taken_over=todo.adopt is not None,
                 dagster_run_ids=line.dagster_run_ids if line else (),
                 since=min((each.created_at for each in earlier if each.created_at), default=None),
             ),
+        )
+
+    def _invocation(
+        self,
+        step: dg.OpExecutionContext | None,
+        run: Run,
+        *,
+        args: Sequence[str],
+        commands: Sequence[str],
+        declared: Declared,
+        expected: frozenset[str],
+        on_leave: OnLeave,
+        limits: RunLimits,
+        manifest: Manifest,
+        past: Past,
+    ) -> DbtCloudCliInvocation:
+        ids = self.ids()
+        invocation = DbtCloudCliInvocation(
+            args=args,
+            commands=commands,
+            run=run,
+            client=self._client_for(
+                ids,
+                seconds_of(limits.outage) or _FOLLOW_RETRY_SECONDS,
+                log=logger if step is None else step.log,
+            ),
+            short_client=lambda: self._short_client(ids),
+            clock=self.get_clock(),
+            declared=declared,
+            context=step,
+            manifest=manifest,
+            expected=expected,
+            on_leave=on_leave,
+            limits=limits,
+            past=past,
         )
         invocation.announce()
         return invocation
@@ -658,20 +991,25 @@ def _parse_under_way(client: DbtCloudClient, job_id: int) -> Run | None:
     return next(ours, None)
 
 
-def _checked(args: Sequence[str]) -> list[str]:
-    if isinstance(args, str):
-        raise ConfigError(f'cli() takes a list of words, such as ["build"]; got the text {args!r}.')
-    words = [str(word) for word in args]
-    if words[:1] == ["dbt"]:
-        del words[0]
-    if not words or not words[0].strip():
-        raise ConfigError('cli() got no dbt command. Give it one, such as ["build"].')
-    if len(words[0].split()) > 1:
+def _run_to_follow(client: DbtCloudClient, ids: WorkspaceIds, text: str) -> Run:
+    number = text.strip()
+    if not (number.isascii() and number.isdigit()):
+        run_id = checked_url(number, client, "run").run_id if "/" in number else None
+        if run_id is None:
+            raise ConfigError(f"{text!r} is neither the id nor the address of a dbt Cloud run.")
+        number = str(run_id)
+    try:
+        run = client.run(int(number), include=("trigger", "job", "run_steps"))
+    except NotFoundError as error:
         raise ConfigError(
-            f"cli() takes one word in each place; got {words[0]!r} as one. "
-            f"Write {words[0].split() + words[1:]!r}."
+            f"Account {client.account_id} has no run {number} that the token may see: {error}"
+        ) from error
+    if run.project_id != ids.project_id:
+        raise ConfigError(
+            f"The dbt Cloud run {run.id} belongs to project {run.project_id}, and this workspace "
+            f"is of project {ids.project_id}."
         )
-    return words
+    return run
 
 
 def _runs_dbt_assets(context: dg.OpExecutionContext) -> bool:
@@ -695,63 +1033,30 @@ def _declared_specs(context: dg.OpExecutionContext) -> DbtSpecs:
     )
 
 
-def _selects_itself(words: Sequence[str]) -> bool:
-    return any(word.split("=", 1)[0] in _SELECTION_FLAGS for word in words)
-
-
-def _lines(commands: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    return tuple(command_line(command) for command in commands)
-
-
-def _commands(
-    context: dg.OpExecutionContext,
-    specs: DbtSpecs,
-    words: Sequence[str],
-    *,
-    only: frozenset[str] | None = None,
-) -> tuple[list[list[str]], frozenset[str]]:
-    """Return the dbt commands that run what the step selected, and the nodes they must run.
-
-    ``only`` keeps some of these nodes: what a failed run has left.
-
-    ``dbt build`` passes over a unit test whose model is not built with it, so those get a
-    ``dbt test`` of their own.
-    """
-    command = dbt_command(command_line(words))
-    if _selects_itself(words) or command not in _SELECTING_COMMANDS:
-        return [[*words]], frozenset()
+def _wanted(context: dg.OpExecutionContext, specs: DbtSpecs) -> frozenset[str]:
+    """Return the nodes of the assets and checks that the step selected."""
     assets, checks = context.selected_asset_keys, context.selected_asset_check_keys
-    wanted = frozenset(
+    return frozenset(
         [node for node, key in specs.asset_keys.items() if key in assets]
         + [node for node, key in specs.check_keys.items() if key in checks]
     )
-    if only is not None:
-        wanted &= only
-    alone = unit_tests_alone(specs.manifest, wanted) if command == "build" else frozenset()
+
+
+def _own_selection(context: dg.OpExecutionContext) -> tuple[str, str, str]:
     tags = context.assets_def.op.tags
-    parts = [([*words], wanted - alone)] if wanted - alone or not alone else []
-    if alone:
-        parts.append((_for_test(words), alone))
-    commands = [
-        [
-            *part_words,
-            *node_args(
-                specs,
-                nodes,
-                select=tags.get(SELECT_TAG, DEFAULT_SELECT),
-                exclude=tags.get(EXCLUDE_TAG, ""),
-                selector=tags.get(SELECTOR_TAG, ""),
-            ),
-        ]
-        for part_words, nodes in parts
-    ]
-    return commands, wanted if command == "build" else frozenset()
+    return (
+        tags.get(SELECT_TAG, DEFAULT_SELECT),
+        tags.get(EXCLUDE_TAG, ""),
+        tags.get(SELECTOR_TAG, ""),
+    )
 
 
-def _for_test(words: Sequence[str]) -> list[str]:
-    """Return the words of a ``dbt build`` as ``dbt test`` takes them."""
-    kept = ["test" if word == "build" else word for word in words]
-    return [word for word in kept if word not in _BUILD_ONLY_FLAGS]
+def _job_of(context: dg.OpExecutionContext | None) -> int | None:
+    """Return the id of the job that the step's definition is of."""
+    if context is None:
+        return None
+    text = context.assets_def.op.tags.get(JOB_TAG)
+    return int(text) if text else None
 
 
 _calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()

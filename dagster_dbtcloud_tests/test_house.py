@@ -40,6 +40,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "sandbox": frozenset({"starlette", "uvicorn", "yaml", "dbt", "dbt_common", "pytest"}),
     "demo": frozenset({"httpx", "rich"}),
     "cli": frozenset({"click", "rich", "dagster"}),
+    "options": frozenset({"dagster", "pydantic", "yaml"}),
 }
 MIDDLE = frozenset({"dagster", "pydantic"})
 """What every other room may import."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dagster_dbtcloud.cloud.models import Job
-from dagster_dbtcloud.errors import ConfigError, DbtCloudError, NotFoundError, ServerError
-from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, get_or_create_job, pick_job
+from dagster_dbtcloud.cloud.models import Job, TriggerRun
+from dagster_dbtcloud.errors import ConfigError, NotFoundError, PoolBusy, ServerError
+from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, claim_job, get_or_create_job
 from dagster_dbtcloud.sandbox import Fault
 from dagster_dbtcloud_tests.stage import Stage
 
@@ -128,12 +128,22 @@ def test_names_of_a_pool(stage: Stage) -> None:
 
 def pick(
     stage: Stage, size: int, mode: PoolMode, log: Callable[[str], None] = lambda _: None
-) -> Job:
+) -> int:
+    """Claim a job of the pool as a step does; return the job of the run that was started."""
     workspace = stage.workspace()
     with workspace.get_client() as client:
         names = adhoc_job_names(workspace.ids(), NAME, size)
-        clock = workspace.get_clock()
-        return pick_job(client, workspace.ids(), names, mode=mode, clock=clock, log=log)
+        run = claim_job(
+            client,
+            workspace.ids(),
+            names,
+            lambda job_id: client.trigger_run(job_id, TriggerRun(cause="a claim")),
+            mode=mode,
+            clock=workspace.get_clock(),
+            log=log,
+        )
+    assert run.job_id is not None
+    return run.job_id
 
 
 def keep_busy(stage: Stage, *jobs: Job, status: int = 3) -> list[int]:
@@ -146,14 +156,14 @@ def test_a_free_job_of_the_pool_is_taken(stage: Stage, mode: PoolMode, status: i
     """A queued run makes its job busy as a running one does."""
     first, second = make(stage), make(stage, f"{NAME}__1")
     keep_busy(stage, first, status=status)
-    assert pick(stage, 2, mode).id == second.id
+    assert pick(stage, 2, mode) == second.id
 
 
 def test_overflow_queues_on_the_first(stage: Stage) -> None:
     """dbt Cloud starts the run when the job is free."""
     first, second = make(stage), make(stage, f"{NAME}__1")
     keep_busy(stage, first, second)
-    assert pick(stage, 2, "overflow").id == first.id
+    assert pick(stage, 2, "overflow") == first.id
 
 
 def test_wait_takes_the_job_that_becomes_free(stage: Stage) -> None:
@@ -166,7 +176,7 @@ def test_wait_takes_the_job_that_becomes_free(stage: Stage) -> None:
         said.append(text)
         stage.sandbox.finish_run(run, 10)
 
-    assert pick(stage, 2, "wait", log).id == second.id
+    assert pick(stage, 2, "wait", log) == second.id
     (sentence,) = said
     assert "waiting" in sentence
 
@@ -175,7 +185,7 @@ def test_wait_takes_the_job_that_becomes_free(stage: Stage) -> None:
 def test_fail_says_what_to_change(stage: Stage, size: int) -> None:
     """A pool of one counts as well."""
     keep_busy(stage, *[make(stage, name) for name in (NAME, f"{NAME}__1")[:size]])
-    with pytest.raises(DbtCloudError, match="adhoc_job_pool_size"):
+    with pytest.raises(PoolBusy, match="adhoc_job_pool_size"):
         pick(stage, size, "fail")
 
 

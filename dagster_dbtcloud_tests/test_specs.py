@@ -410,7 +410,7 @@ def test_what_is_not_ours_is_refused(given: Any, complaint: str) -> None:
     ],
 )
 def test_the_whole_is_said_as_the_definition_says_it(
-    specs: DbtSpecs, own: dict[str, str], expected: str
+    specs: DbtSpecs, own: dict[str, Any], expected: str
 ) -> None:
     """With or without the checks of sources, which Dagster leaves out of "materialize all"."""
     assert node_args(specs, {*specs.asset_keys, *specs.check_keys}, **own) == tuple(

@@ -191,6 +191,7 @@ class Job(_Model):
     settings: Settings = {}
     triggers: Settings = {}
     schedule: Settings = {}
+    job_completion_trigger_condition: Settings = {}
     deactivated: bool | None = None
     is_system: bool | None = None
     state: int | None = None

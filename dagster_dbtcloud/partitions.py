@@ -1,0 +1,126 @@
+"""What dbt is told of the partitions of a Dagster step: vars, and the time span of microbatches.
+
+It records nothing; which partition an event carries is the invocation's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import dagster as dg
+
+from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.errors import ConfigError
+from dagster_dbtcloud.harvest import dbt_command
+
+PartitionContext = dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext
+PartitionVars = Callable[[Any], Mapping[str, Any]]
+"""From the step's context to dbt's vars; asked only in a step that has partitions."""
+
+PARTITION_VARS_TAG = "dagster_dbtcloud/partition_vars"
+_EVENT_TIME_COMMANDS = frozenset({"build", "run"})
+
+_functions: dict[str, PartitionVars] = {}
+"""The functions of this process's definitions, by what stands in their op tag."""
+
+
+def time_window_vars(context: PartitionContext) -> dict[str, Any]:
+    """Return ``min_date`` (inclusive) and ``max_date`` (exclusive) of the step's time partitions.
+
+    They are in the time zone of the partitions: ``2026-01-31`` where the span begins and ends at
+    midnight, else ``2026-01-31 18:00:00``. Empty for partitions without time.
+    """
+    window = time_window(context)
+    if window is None:
+        return {}
+    whole_days = all(_is_midnight(moment) for moment in window)
+    form = "%Y-%m-%d" if whole_days else "%Y-%m-%d %H:%M:%S"
+    return {"min_date": window[0].strftime(form), "max_date": window[1].strftime(form)}
+
+
+def time_window(context: PartitionContext) -> tuple[datetime, datetime] | None:
+    """Return start and end (exclusive) of what the step's partitions span; None without time."""
+    step = _step(context)
+    if not is_partitioned(step):
+        return None
+    definition = step.assets_def.partitions_def if step.has_assets_def else None
+    parts: list[object] = [definition]
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        parts = [each.partitions_def for each in definition.partitions_defs]
+    if not any(isinstance(part, dg.TimeWindowPartitionsDefinition) for part in parts):
+        return None
+    window = step.partition_time_window
+    return window.start, window.end
+
+
+def is_partitioned(step: dg.OpExecutionContext) -> bool:
+    """Whether the step was started for a partition, or for a range of them."""
+    return step.has_partition_key or step.has_partition_key_range
+
+
+def partition_keys(step: dg.OpExecutionContext) -> tuple[str, ...]:
+    """Return the partitions that the step was started for, all of a range; none without."""
+    return tuple(step.partition_keys) if is_partitioned(step) else ()
+
+
+def register(function: PartitionVars | None) -> dict[str, str]:
+    """Return the op tag that leads a step of the definition to ``function`` in its own process."""
+    if function is None:
+        return {}
+    if not callable(function):
+        raise ConfigError(f"partition_vars takes a function of the context, not {function!r}.")
+    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+    _functions[name] = function
+    return {PARTITION_VARS_TAG: name}
+
+
+def vars_of(context: PartitionContext, tags: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the vars for the partitions of a step, by the function that its op's tags name.
+
+    Raises: ConfigError, when the function gives no mapping.
+    """
+    function = _functions.get(tags.get(PARTITION_VARS_TAG, ""))
+    if function is None or not is_partitioned(_step(context)):
+        return {}
+    found = function(context)
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"partition_vars gave {found!r}, not a mapping from names to values.")
+    return found
+
+
+def with_event_time(
+    words: Sequence[str], window: tuple[datetime, datetime] | None, microbatches: bool
+) -> list[str]:
+    """Return a dbt command with the span of time for which microbatch models run, in UTC.
+
+    Only ``dbt build`` and ``dbt run`` take it (dbt 1.9 and later), so it is given only where there
+    are such models; a span that the command has already stays.
+    """
+    command = dbt_command(" ".join(["dbt", *words[:1]]))
+    if (
+        window is None
+        or not microbatches
+        or command not in _EVENT_TIME_COMMANDS
+        or any(word.startswith(("--event-time-start", "--event-time-end")) for word in words)
+    ):
+        return [*words]
+    start, end = (
+        moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S") for moment in window
+    )
+    return [*words, "--event-time-start", start, "--event-time-end", end]
+
+
+def has_microbatches(manifest: Manifest, unique_ids: Iterable[str]) -> bool:
+    """Whether one of the nodes is an incremental model with dbt's microbatch strategy."""
+    nodes = (manifest.nodes[unique_id] for unique_id in unique_ids if unique_id in manifest.nodes)
+    return any(node.config.get("incremental_strategy") == "microbatch" for node in nodes)
+
+
+def _step(context: PartitionContext) -> dg.OpExecutionContext:
+    return context if isinstance(context, dg.OpExecutionContext) else context.op_execution_context
+
+
+def _is_midnight(moment: datetime) -> bool:
+    return (moment.hour, moment.minute, moment.second, moment.microsecond) == (0, 0, 0, 0)
