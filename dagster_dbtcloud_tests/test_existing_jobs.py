@@ -453,7 +453,7 @@ def test_trigger_waits_for_nothing(stage: Stage, job: int) -> None:
     assert not run.is_complete
     for name in (run.id, str(run.id), run.href or ""):
         events = list(workspace.follow(name).wait())
-        keys = {e.asset_key.to_user_string() for e in events if hasattr(e, "asset_key")}
+        keys = {each.asset_key.to_user_string() for each in events if each.asset_key}
         assert keys >= BUILT
     assert len(triggered(stage)) == 1
 
