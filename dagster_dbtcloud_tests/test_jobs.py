@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dagster_dbtcloud.cloud.models import Job, TriggerRun
+from dagster_dbtcloud.cloud.models import Job, Run, TriggerRun
 from dagster_dbtcloud.errors import ConfigError, NotFoundError, PoolBusy, ServerError
-from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, claim_job, get_or_create_job
-from dagster_dbtcloud.sandbox import Fault
-from dagster_dbtcloud_tests.stage import Stage
+from dagster_dbtcloud.jobs import (
+    PoolMode,
+    adhoc_job_names,
+    claim_job,
+    clean_jobs,
+    get_or_create_job,
+)
+from dagster_dbtcloud.sandbox import Fault, PastStep
+from dagster_dbtcloud_tests.stage import Stage, until
 
 NAME = "from Dagster"
 
@@ -207,3 +218,274 @@ def test_a_job_that_was_deleted_is_made_again(stage: Stage) -> None:
     assert workspace.cli(["build"]).is_successful()
     (again,) = named(stage)
     assert again != job
+
+
+# --- claiming, many at once ----------------------------------------------------------------------
+
+
+def hold(stage: Stage) -> None:
+    """Let every run of the sandbox go on until it is told to end."""
+    stage.sandbox.play(lambda _, command: PastStep(command, hold=True))
+
+
+def claim(stage: Stage, size: int, mode: PoolMode, barrier: threading.Barrier, name: str) -> Run:
+    """Claim a job of the pool; all who claim trigger their first choice at the same moment."""
+    workspace = stage.workspace()
+    met = False
+    with workspace.get_client() as client:
+
+        def start(job_id: int) -> Run:
+            nonlocal met
+            if not met:
+                met = True
+                barrier.wait(60)
+            return client.trigger_run(job_id, TriggerRun(cause=name))
+
+        return claim_job(
+            client,
+            workspace.ids(),
+            adhoc_job_names(workspace.ids(), NAME, size),
+            start,
+            mode=mode,
+            clock=workspace.get_clock(),
+            log=lambda _: None,
+        )
+
+
+def claims(stage: Stage, many: int, size: int, mode: PoolMode) -> list[Run]:
+    barrier = threading.Barrier(many)
+    with ThreadPoolExecutor(many) as pool:
+        runs = [pool.submit(claim, stage, size, mode, barrier, f"claim {n}") for n in range(many)]
+        return [run.result(120) for run in runs]
+
+
+def alive(stage: Stage) -> dict[int, str]:
+    """The job and cause of each active run, by its id."""
+    return {
+        run["id"]: f"{run['job_definition_id']} {run['trigger']['cause']}"
+        for run in stage.sandbox.runs()
+        if run["status"] in (1, 2, 3)
+    }
+
+
+def test_claimants_at_the_same_moment_get_a_job_each(stage: Stage) -> None:
+    """All see the same free job and trigger it; the first keeps it, the others move on."""
+    hold(stage)
+    jobs = {make(stage, name).id for name in (NAME, f"{NAME}__1", f"{NAME}__2")}
+    runs = claims(stage, 3, 3, "overflow")
+    assert {run.job_id for run in runs} == jobs
+    assert alive(stage).keys() == {run.id for run in runs}
+    shown = stage.sandbox.runs()
+    lost = [run for run in shown if run["id"] not in alive(stage)]
+    assert len(lost) == 3  # two on the first job, one of them on the second, too
+    assert all(run["status_humanized"] == "Cancelled" for run in lost)
+    assert all(run["started_at"] is None for run in lost)
+
+
+def test_a_pool_is_made_by_those_who_claim_it(stage: Stage) -> None:
+    """Finding, making and claiming at once ends with one job of each name."""
+    hold(stage)
+    runs = claims(stage, 3, 3, "overflow")
+    assert len({run.job_id for run in runs}) == 3
+    for name in (NAME, f"{NAME}__1", f"{NAME}__2"):
+        assert len(named(stage, name)) == 1
+
+
+def test_more_claimants_than_jobs_queue_where_there_is_least(stage: Stage) -> None:
+    """Each has exactly one run in the end, whoever waits for whom."""
+    hold(stage)
+    for name in (NAME, f"{NAME}__1"):
+        make(stage, name)
+    runs = claims(stage, 4, 2, "overflow")
+    assert sorted(alive(stage)) == sorted(run.id for run in runs)
+    causes = [text.split(" ", 1)[1] for text in alive(stage).values()]
+    assert sorted(causes) == [f"claim {n}" for n in range(4)]
+
+
+def test_those_who_wait_take_turns(stage: Stage) -> None:
+    """A pool of one never has a second active run, and everybody gets it."""
+    stage.built()
+    stage.play()
+    runs = claims(stage, 3, 1, "wait")
+    assert len({run.id for run in runs}) == 3
+    shown = {run["id"]: run for run in stage.sandbox.runs()}
+    for run in runs:
+        assert stage.sandbox.wait(run.id)["status_humanized"] == "Success"
+    others = [run for run in shown.values() if run["status_humanized"] == "Cancelled"]
+    assert all(run["started_at"] is None for run in others)
+
+
+@pytest.mark.nightly
+def test_claimants_in_processes_of_their_own(stage: Stage, tmp_path: Path) -> None:
+    """Nothing in memory holds them apart: dbt Cloud's queue does."""
+    hold(stage)
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from dagster_dbtcloud import DbtCloudWorkspace\n"
+        "from dagster_dbtcloud.clock import SystemClock\n"
+        "workspace = DbtCloudWorkspace(\n"
+        "    account_id=os.environ['DBT_CLOUD_ACCOUNT_ID'], token=os.environ['DBT_CLOUD_TOKEN'],\n"
+        "    access_url=os.environ['DBT_CLOUD_ACCESS_URL'],\n"
+        "    project_id=os.environ['DBT_CLOUD_PROJECT_ID'],\n"
+        "    environment_id=os.environ['DBT_CLOUD_ENVIRONMENT_ID'],\n"
+        "    cache_dir=sys.argv[1], adhoc_job_pool_size=4)\n"
+        "workspace.load_specs()\n"
+        "Path(sys.argv[1], f'ready{os.getpid()}').touch()\n"
+        "while not Path(sys.argv[1], 'go').exists():\n"
+        "    SystemClock().sleep(0.005)\n"
+        "print(workspace.cli(['build'], on_leave='detach').run_id)\n"
+    )
+    stage.built()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env={**os.environ, **stage.sandbox.env},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    until(lambda: len(list(tmp_path.glob("ready*"))) == 4)
+    (tmp_path / "go").touch()
+    ids = [int(process.communicate(timeout=120)[0]) for process in processes]
+    assert sorted(alive(stage)) == sorted(ids)
+    assert len({text.split()[0] for text in alive(stage).values()}) == 4
+
+
+def test_an_answer_that_says_too_little_is_not_believed(stage: Stage) -> None:
+    """The trigger's answer may be older than the queue: the list of the job's runs decides."""
+    hold(stage)
+    first, second = make(stage), make(stage, f"{NAME}__1")
+    workspace = stage.workspace()
+    with workspace.get_client() as client:
+
+        def start(job_id: int) -> Run:
+            if job_id == first.id:
+                stage.sandbox.insert_run(job_id, status=3)  # somebody was quicker
+            run = client.trigger_run(job_id, TriggerRun(cause="a claim"))
+            return run.model_copy(update={"blocked_by": ()})
+
+        run = claim_job(
+            client,
+            workspace.ids(),
+            adhoc_job_names(workspace.ids(), NAME, 2),
+            start,
+            mode="fail",
+            clock=workspace.get_clock(),
+            log=lambda _: None,
+        )
+    assert run.job_id == second.id
+
+
+def test_a_claim_that_cannot_be_cancelled_is_kept(stage: Stage) -> None:
+    """A second run beside it might build everything twice."""
+    hold(stage)
+    first, second = make(stage), make(stage, f"{NAME}__1")
+    stage.sandbox.faults.add(Fault("status", method="POST", path="*/cancel/", status=403))
+    workspace = stage.workspace()
+    with workspace.get_client() as client:
+
+        def start(job_id: int) -> Run:
+            stage.sandbox.insert_run(job_id, status=3)
+            return client.trigger_run(job_id, TriggerRun(cause="a claim"))
+
+        names = adhoc_job_names(workspace.ids(), NAME, 2)
+        clock = workspace.get_clock()
+        said: list[str] = []
+        run = claim_job(
+            client, workspace.ids(), names, start, mode="wait", clock=clock, log=said.append
+        )
+    assert run.job_id == first.id != second.id
+    assert "stays in the queue" in said[0]
+    assert "a claim" in alive(stage)[run.id]
+
+
+def test_waiting_ends_at_the_limit(stage: Stage) -> None:
+    """Nothing was started, and the message says which setting to change."""
+    stage.built()
+    keep_busy(stage, make(stage))
+    workspace = stage.workspace(
+        adhoc_job_name=NAME, adhoc_job_pool_mode="wait", adhoc_job_pool_wait_seconds=60
+    )
+    before = len(stage.sandbox.runs())
+    with pytest.raises(PoolBusy, match=r"for 60 s \(adhoc_job_pool_wait_seconds\)"):
+        workspace.cli(["build"])
+    assert len(stage.sandbox.runs()) == before
+
+
+def test_a_claim_that_is_interrupted_is_left(stage: Stage) -> None:
+    """Terminated between the trigger and the look at the queue."""
+    first = make(stage)
+    make(stage, f"{NAME}__1")
+    workspace = stage.workspace()
+    left: list[int] = []
+    with workspace.get_client() as client:
+
+        def start(job_id: int) -> Run:
+            run = client.trigger_run(job_id, TriggerRun(cause="a claim"))
+            client.close()
+            return run.model_copy(update={"job_id": Interrupting()})
+
+        names = adhoc_job_names(workspace.ids(), NAME, 2)
+        with pytest.raises(KeyboardInterrupt):
+            claim_job(
+                client,
+                workspace.ids(),
+                names,
+                start,
+                mode="wait",
+                clock=workspace.get_clock(),
+                log=lambda _: None,
+                leave=left.append,
+            )
+    (run,) = [run for run in stage.sandbox.runs() if run["job_definition_id"] == first.id]
+    assert left == [run["id"]]
+
+
+class Interrupting:
+    """A value whose use is interrupted, as a signal would."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+# --- tidying up ----------------------------------------------------------------------------------
+
+
+def clean(stage: Stage, **options: Any) -> tuple[list[int], dict[int, str]]:
+    workspace = stage.workspace()
+    with workspace.get_client() as client:
+        done = clean_jobs(client, workspace.ids(), **options)
+    return [job.id for job in done.deleted], {job.id: why for job, why in done.kept}
+
+
+def test_only_the_jobs_that_we_made_are_removed(stage: Stage) -> None:
+    """By their description: a person's job of the same name stays; so does one that is busy."""
+    free, busy = make(stage), make(stage, f"{NAME}__1")
+    (run,) = keep_busy(stage, busy)
+    mine = stage.sandbox.create_job(NAME, description="Mine.")
+    assert clean(stage, dry_run=True)[0] == [free.id]
+    deleted, kept = clean(stage)
+    assert deleted == [free.id]
+    assert kept == {busy.id: f"dbt Cloud run {run} of it is running"}
+    assert [int(job["id"]) for job in stage.sandbox.jobs()] == [stage.job, busy.id, mine]
+
+
+def test_jobs_of_other_environments_are_removed_on_demand(stage: Stage) -> None:
+    """After a workspace has moved."""
+    other = stage.sandbox.create_environment("Staging")
+    job = make(stage, environment_id=other)
+    assert clean(stage) == ([], {})
+    assert clean(stage, whole_project=True) == ([job.id], {})
+
+
+def test_a_job_that_cannot_be_deleted_is_told(stage: Stage) -> None:
+    """The others go."""
+    stays, goes = make(stage), make(stage, f"{NAME}__1")
+    stage.sandbox.faults.add(
+        Fault("status", method="DELETE", path=f"*/jobs/{stays.id}/", status=403, count=None)
+    )
+    deleted, kept = clean(stage)
+    assert deleted == [goes.id]
+    assert "403" in kept[stays.id]
