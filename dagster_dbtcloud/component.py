@@ -51,6 +51,9 @@ else:
 TranslationFn = Callable[[dg.AssetSpec, Mapping[str, Any]], dg.AssetSpec]
 CliArg = str | dict[str, Any]
 
+_OFFLINE_SECONDS = 2.0
+"""How long a refresh that comes with loading tries to reach dbt Cloud, when a state is there."""
+
 logger = logging.getLogger("dagster_dbtcloud")
 
 
@@ -432,15 +435,20 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
 
         Raises: StateError, ManifestError, ConfigError.
         """
+        earlier_serves = self._loading and state_path.is_file()
+        retry_for = {"retry_for": _OFFLINE_SECONDS} if earlier_serves else {}
         try:
-            state = self.workspace.load_state(refresh=True)
-            if state.warning is not None and not self._loading:
-                raise StateError(f"The state was not refreshed. {state.warning}")
+            state = self.workspace.load_state(refresh=True, **retry_for)
         except StateError as error:
-            if not (self._loading and state_path.is_file()):
+            if not earlier_serves:
                 raise
             logger.warning("%s The state of an earlier refresh serves.", error)
             return
+        if state.warning is not None and not self._loading:
+            raise StateError(
+                "The state is left as it was, since a refresh takes the newest manifest or none. "
+                f"{state.warning}"
+            )
         state_path.write_text(pack_state(state), encoding="utf-8")
 
     def build_defs_from_state(

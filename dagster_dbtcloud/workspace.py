@@ -353,17 +353,18 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         own = Path(self.cache_dir).expanduser() if self.cache_dir else None
         return ManifestCache(own or default_cache_dir())
 
-    def load_state(self, *, refresh: bool = False) -> State:
+    def load_state(self, *, refresh: bool = False, retry_for: float = _LOAD_RETRY_SECONDS) -> State:
         """Return the manifest this workspace is built from, and where it came from.
 
-        ``refresh`` asks dbt Cloud again though this process has loaded one. See ``state.py`` for
-        the order in which manifests are looked for.
+        ``refresh`` asks dbt Cloud again though this process has loaded one. ``retry_for`` is the
+        budget in seconds for the retries of a request. See ``state.py`` for the order in which
+        manifests are looked for.
 
         Raises: StateError, ManifestError, ConfigError.
         """
         if self._held is not None and not refresh:
             return self._held
-        return load_state(self._state_source(), refresh=refresh)
+        return load_state(self._state_source(retry_for), refresh=refresh)
 
     def at_state(self, state: State) -> "DbtCloudWorkspace":
         """Return this workspace held at ``state``: it looks for another only when refreshed."""
@@ -378,11 +379,11 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         """
         return find_state(self._state_source())
 
-    def _state_source(self) -> StateSource:
+    def _state_source(self, retry_for: float = _LOAD_RETRY_SECONDS) -> StateSource:
         return StateSource(
             key=self.state_key,
             resolve=self.ids,
-            client=lambda ids: self._client_for(ids, _LOAD_RETRY_SECONDS),
+            client=lambda ids: self._client_for(ids, retry_for),
             parse=self._parse,
             cache=self._cache(),
             clock=self.get_clock(),
