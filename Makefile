@@ -47,6 +47,10 @@ test: $(DEV) ## Run the tests.
 nightly: $(DEV) ## Run the tests that are too long for every day.
 	$(PYTEST) -m nightly $(ARGS)
 
+.PHONY: fault-table
+fault-table: $(DEV) ## Print what becomes of a dbt Cloud run under each fault (ARGS=--all: the nightly ones too).
+	$(BIN)/python -m dagster_dbtcloud_tests.fault_table $(ARGS)
+
 .PHONY: check
 check: $(DEV) ## Format, lint, types, floors: all but the tests.
 	$(BIN)/ruff format --check .

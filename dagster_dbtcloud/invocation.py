@@ -284,18 +284,22 @@ class DbtCloudCliInvocation:
             yield
         except BaseException as error:
             with suppress(BaseException):  # a second signal, a log that is closed already
-                self._leave(_why(error))
+                self._leave(error)
             raise
 
-    def _leave(self, reason: str) -> None:
+    def _leave(self, error: BaseException) -> None:
+        reason = _why(error)
         if self.run.is_complete or self._left:
             return
         self._left = True
         if self.on_leave == "detach":
             self._log.warning(f"Leaving dbt Cloud run {self.run.id} running ({reason}).")
             return
+        # Who is terminated has seconds to live, and an outage that ended the following may last;
+        # any other end has the time to see an outage through.
+        patient = isinstance(error, Exception) and not isinstance(error, ApiError)
         try:
-            with self._short_client() as client:
+            with self._client if patient else self._short_client() as client:
                 client.cancel_run(self.run.id)
             self._log.warning(f"Cancelled dbt Cloud run {self.run.id} ({reason}).")
         except DbtCloudError as trouble:

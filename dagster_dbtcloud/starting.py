@@ -21,6 +21,8 @@ from dagster_dbtcloud.errors import (
 
 _SETTLE_DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds between looks for a run whose trigger got no answer: 30 in total."""
+_TRIES = 5
+"""How often a run is triggered that gives no clear answer: two minutes, with the looks between."""
 _LOOKED_AT = 50
 """How many of a job's newest runs are looked at for a cause."""
 
@@ -35,7 +37,7 @@ def start_run(
     A trigger without a clear answer (time-out, cut connection, 5xx, a proxy's page) may have made a
     run: it is looked for by its cause over half a minute before another is triggered.
 
-    Raises: ApiError, when dbt Cloud refuses, or gives no clear answer three times.
+    Raises: ApiError, when dbt Cloud refuses, or gives no clear answer five times.
     """
     return _start(
         client,
@@ -93,7 +95,7 @@ def _start(
     clock: Clock,
     log: Log,
 ) -> Run:
-    for tries_left in (2, 1, 0):
+    for tries_left in reversed(range(_TRIES)):
         try:
             return send()
         except (ApiConnectionError, ServerError, ApiResponseError) as error:

@@ -222,12 +222,12 @@ def test_calls_without_context_never_share_a_run(built: Stage) -> None:
     assert workspace.cli(["build"]).run_id != first.run_id
 
 
-def test_three_unclear_answers_are_enough(built: Stage) -> None:
+def test_five_unclear_answers_are_enough(built: Stage) -> None:
     """The error is the last one; there is no run."""
     built.sandbox.faults.add(Fault("status", method="POST", path=RUN, status=500, count=None))
     with pytest.raises(ServerError):
         start(built)
-    assert len(built.asked("POST", "/run/")) == 3
+    assert len(built.asked("POST", "/run/")) == 5
     assert triggered(built) == []
 
 

@@ -353,9 +353,13 @@ class Sandbox:
 
     # -- the truth, for tests --------------------------------------------------------------
 
-    def runs(self) -> list[Doc]:
-        """Every run with its trigger, job and steps, as the API would show it, oldest first."""
-        return [self._shown(doc) for doc in self._store.select("runs")]
+    def runs(self, *, after: int = 0) -> list[Doc]:
+        """Every run with its trigger, job and steps, as the API would show it, oldest first.
+
+        ``after``: only those whose id is larger.
+        """
+        found = self._store.select("runs", also=[("id > ?", (after,))])
+        return [self._shown(doc) for doc in found]
 
     def run(self, run_id: int) -> Doc:
         """One run, likewise. Raises: KeyError."""
