@@ -34,6 +34,8 @@ class SkippingClock:
     def __init__(self) -> None:
         self._skipped = 0.0
         self._lock = threading.Lock()
+        self.hooks: list[Callable[[], object]] = []
+        """What happens in the world each time that somebody waits."""
 
     def now(self) -> datetime:
         return datetime.now(timezone.utc) + timedelta(seconds=self._skipped)
@@ -42,6 +44,8 @@ class SkippingClock:
         return time.monotonic() + self._skipped
 
     def sleep(self, seconds: float) -> None:
+        for hook in self.hooks:
+            hook()
         if seconds > 0:
             time.sleep(min(seconds, self.MOMENT))
             self.skip(seconds - self.MOMENT)

@@ -16,6 +16,8 @@ from dagster_dbtcloud.sandbox import PastStep, Sandbox
 
 
 class HeldClock(Protocol):
+    hooks: list[Callable[[], object]]
+
     def skip(self, seconds: float) -> None: ...
 
 
