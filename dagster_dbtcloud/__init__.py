@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from dagster_dbtcloud.component import DbtCloudComponent
     from dagster_dbtcloud.errors import DbtCloudError
+    from dagster_dbtcloud.following import RunLimits
     from dagster_dbtcloud.invocation import DbtCloudCliInvocation
     from dagster_dbtcloud.options import RunOptions, RunOptionsConfig
     from dagster_dbtcloud.partitions import time_window_vars
@@ -42,6 +43,7 @@ __all__ = [
     "DbtCloudCredentials",
     "DbtCloudError",
     "DbtCloudWorkspace",
+    "RunLimits",
     "RunOptions",
     "RunOptionsConfig",
     "__version__",
@@ -61,6 +63,7 @@ _ROOMS = {
     "assets": ("dbt_cloud_assets", "load_dbt_cloud_asset_specs", "load_dbt_cloud_check_specs"),
     "component": ("DbtCloudComponent",),
     "errors": ("DbtCloudError",),
+    "following": ("RunLimits",),
     "invocation": ("DbtCloudCliInvocation",),
     "options": ("RunOptions", "RunOptionsConfig"),
     "partitions": ("time_window_vars",),

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dagster_dbtcloud import DbtCloudWorkspace
-from dagster_dbtcloud.clock import SystemClock
+from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.sandbox import PastStep, Sandbox
 
 
-class HeldClock(Protocol):
+class HeldClock(Clock, Protocol):
     hooks: list[Callable[[], object]]
 
     def skip(self, seconds: float) -> None: ...

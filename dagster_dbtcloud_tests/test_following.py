@@ -1,7 +1,8 @@
 """Following a run: how often it is read, and when Dagster stops watching."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dagster_dbtcloud import RunLimits
 from dagster_dbtcloud.errors import ConfigError, RunTimedOut, ServerError
 from dagster_dbtcloud.following import BUSY_INTERVAL, LAST_INTERVAL, follow
-from dagster_dbtcloud.sandbox import Fault, PastStep
+from dagster_dbtcloud.sandbox import Fault
 from dagster_dbtcloud_tests.stage import Stage
 
 
@@ -55,9 +56,7 @@ def test_the_queue_has_a_limit_of_its_own(held: Stage) -> None:
     """A run behind another of its job is not running; with ``detach`` it stays in the queue."""
     workspace = held.workspace()
     first = workspace.cli(["build"])
-    second = workspace.cli(
-        ["build"], limits=RunLimits(queued=300, running=1), on_leave="detach"
-    )
+    second = workspace.cli(["build"], limits=RunLimits(queued=300, running=1), on_leave="detach")
     with pytest.raises(RunTimedOut, match="the limit for its time in the queue is 300 s"):
         list(second.wait())
     assert held.sandbox.run(second.run_id)["status_humanized"] == "Queued"
@@ -66,14 +65,14 @@ def test_the_queue_has_a_limit_of_its_own(held: Stage) -> None:
 
 
 def test_a_run_that_writes_is_making_progress(held: Stage) -> None:
-    """A line of log every half minute keeps it alive for an hour."""
+    """A line of log every half minute keeps it alive, for ten minutes here."""
     invocation = held.workspace().cli(["build"], limits=RunLimits(without_progress=60))
     lines = 0
 
     def write() -> None:
         nonlocal lines
         elapsed = held.clock.monotonic() - began
-        if elapsed > 3600:
+        if elapsed > 600:
             held.sandbox.release(invocation.run_id)
         elif elapsed > lines * 30:
             lines += 1
@@ -83,7 +82,7 @@ def test_a_run_that_writes_is_making_progress(held: Stage) -> None:
     began = held.clock.monotonic()
     held.clock.hooks.append(write)
     assert invocation.is_successful()
-    assert lines > 100
+    assert lines >= 18
 
 
 def test_an_outage_has_a_budget(held: Stage) -> None:
@@ -117,17 +116,14 @@ def test_the_pace_follows_the_run(held: Stage) -> None:
     held.sandbox.wait(run_id, status=3)
     looks: list[float] = []
     with workspace.get_client() as client:
-        for _ in follow(client, run_id, clock=held.clock):  # type: ignore[arg-type]
+        for _ in follow(client, run_id, clock=held.clock):
             looks.append(held.clock.monotonic())
             if len(looks) < 30:
                 held.sandbox.write_log(run_id, None, f"line {len(looks)}\n")
             if len(looks) == 60:
                 break
-    gaps = [after - before for before, after in zip(looks, looks[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(looks)]
     assert all(gap == pytest.approx(BUSY_INTERVAL, abs=0.7) for gap in gaps[2:28])
     assert gaps[-1] == pytest.approx(LAST_INTERVAL, abs=0.7)
     assert (looks[-1] - looks[0]) / len(gaps) >= 2
     invocation.cancel()
-
-
-Played = Callable[[str], PastStep]
