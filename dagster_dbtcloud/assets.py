@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_dbtcloud.dbt.manifest import collector_at_rest
 from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.partitions import PartitionVars, register, time_window_vars
 from dagster_dbtcloud.translator import DagsterDbtTranslator
@@ -132,7 +133,7 @@ def dbt_cloud_assets(
             partitions_def, dg.TimeWindowPartitionsDefinition
         ):
             backfill_policy = dg.BackfillPolicy.single_run()
-    return dg.multi_asset(
+    decorated = dg.multi_asset(
         name=name,
         specs=asset_specs,
         check_specs=list(specs.check_specs),
@@ -154,3 +155,9 @@ def dbt_cloud_assets(
         # look-up of each check's asset is quadratic
         allow_arbitrary_check_specs=True,
     )
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        with collector_at_rest():
+            return decorated(function)
+
+    return decorate

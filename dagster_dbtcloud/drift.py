@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from dagster_dbtcloud.dbt.manifest import Manifest
-from dagster_dbtcloud.translator import ASSET_TYPES, is_ephemeral, is_external
+from dagster_dbtcloud.translator import ASSET_TYPES, EPHEMERAL
 
 _NAMED = 5
 
@@ -81,7 +81,7 @@ def _assets(manifest: Manifest) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for unique_id, node in manifest.nodes.items():
         if node.resource_type in ASSET_TYPES and not (
-            is_ephemeral(node.properties) or is_external(node.properties)
+            node.materialized == EPHEMERAL or node.facts.is_external
         ):
             checksum = node.properties.get("checksum")
             code = checksum.get("checksum") if isinstance(checksum, dict) else None

@@ -14,20 +14,19 @@ from typing import Any, NoReturn
 import dagster as dg
 
 from dagster_dbtcloud.dbt.expression import Criterion
-from dagster_dbtcloud.dbt.manifest import Manifest, Node
+from dagster_dbtcloud.dbt.manifest import Manifest, Node, collector_at_rest
 from dagster_dbtcloud.dbt.methods import METHODS
 from dagster_dbtcloud.dbt.selection import select as select_nodes
 from dagster_dbtcloud.errors import ConfigError, ManifestError, SelectionError
 from dagster_dbtcloud.translator import (
     ASSET_TYPES,
+    EPHEMERAL,
     EXPLORE_URL,
     TEST_TYPES,
     UNIQUE_ID,
     DagsterDbtTranslator,
     ProjectLinks,
     Reading,
-    is_ephemeral,
-    is_external,
     remember,
     validate_translator,
 )
@@ -80,6 +79,7 @@ class DbtSpecs:
     )
 
 
+@collector_at_rest()
 def build_specs(
     manifest: Manifest,
     *,
@@ -111,14 +111,15 @@ def build_specs(
         stamp={MANIFEST: manifest.digest[:12]},
         links=links,
         origin=manifest.origin,
+        nodes=manifest.nodes,
     )
     remember(reading)
-    asset_specs: dict[str, dg.AssetSpec] = {}
-    upstream: dict[str, None] = {}
-    for unique_id, node in manifest.nodes.items():
-        if unique_id in held and _is_asset(node):
-            asset_specs[unique_id] = _stamped(reading.spec(unique_id), reading, unique_id)
-            upstream.update(dict.fromkeys(reading.upstream(unique_id)))
+    assets = {i: node for i, node in manifest.nodes.items() if i in held and _is_asset(node)}
+    for unique_id in manifest.in_reading_order():
+        if unique_id in assets:
+            reading.spec(unique_id)
+    asset_specs = {i: _stamped(reading.spec(i), reading, i) for i in assets}
+    upstream = {parent: None for i in assets for parent in reading.upstream(i)}
     _refuse_shared_keys(manifest, reading, asset_specs, upstream)
     checks = _checks(manifest, reading, held, asset_specs, upstream)
     asset_keys = {unique_id: spec.key for unique_id, spec in asset_specs.items()}
@@ -141,8 +142,8 @@ def build_specs(
 def _is_asset(node: Node) -> bool:
     return (
         node.resource_type in ASSET_TYPES
-        and not is_ephemeral(node.properties)
-        and not is_external(node.properties)
+        and node.materialized != EPHEMERAL
+        and not node.facts.is_external
     )
 
 

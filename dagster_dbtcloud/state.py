@@ -1,9 +1,9 @@
 """Which manifest a code location is built from, where it came from, and where it is kept.
 
 A manifest is an immutable artifact of one dbt Cloud run. What travels between processes is a
-`ManifestPointer` of a few hundred bytes; the content lies in a cache on disk, under its SHA-256
-digest, written atomically, shared by all processes and safe to delete. This module starts no dbt
-Cloud run: when there is no manifest anywhere, the caller's ``parse`` does.
+`ManifestPointer` of a few hundred bytes; the content lies packed in a cache on disk, under the
+SHA-256 digest of manifest.json, written atomically, shared by all processes and safe to delete.
+This module starts no dbt Cloud run: if there is no manifest anywhere, the caller's ``parse`` does.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import logging
 import os
 import tempfile
 import threading
-import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import islice
@@ -28,7 +27,8 @@ from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.filters import why_not_production
 from dagster_dbtcloud.cloud.models import Run, RunStatus
-from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.dbt.manifest import Manifest, read_file
+from dagster_dbtcloud.dbt.packed import FORM
 from dagster_dbtcloud.errors import (
     ApiError,
     ApiResponseError,
@@ -56,6 +56,9 @@ _BROKEN = 5
 """How many manifests that cannot be read are downloaded before the search is given up."""
 _KEEP = 10
 """How many manifests the cache keeps; the newest survive."""
+_WRITING = ".writing-"
+_LEFT_SECONDS = 3_600.0
+"""After how long a half-written file was left by a process that is no more."""
 _KEEP_GIVEN = 8
 """How many given manifests a process remembers, so that they are not parsed at each use."""
 _LATE_MANIFEST_SECONDS = 120.0
@@ -113,7 +116,7 @@ class State:
     warning: str | None = None
 
 
-_PACKED = 1
+_PACKED = 2
 """The version of the form below; a text of another one is not read."""
 
 
@@ -122,14 +125,12 @@ def pack_state(state: State) -> str:
 
     Compressed: Dagster may send it with each run, and a manifest packs to a tenth.
     """
-    content = json.dumps(state.manifest.raw, separators=(",", ":"), default=str).encode()
     return json.dumps(
         {
             "dagster_dbtcloud": _PACKED,
             "origin": state.manifest.origin,
-            "digest": state.manifest.digest,
             "pointer": state.pointer and state.pointer.to_json(),
-            "manifest": b64encode(zlib.compress(content)).decode(),
+            "manifest": b64encode(state.manifest.packed).decode(),
         }
     )
 
@@ -137,21 +138,23 @@ def pack_state(state: State) -> str:
 def unpack_state(text: str, *, origin: str) -> State:
     """Return the state in a text of ``pack_state``; ``origin`` says where the text is from.
 
-    Raises: StateError for another text, a damaged one, or one of another version; ManifestError.
+    Raises: StateError for another text, a damaged one, or one of another version.
     """
     try:
         packed = json.loads(text)
         if packed["dagster_dbtcloud"] != _PACKED:
             raise ValueError(f"version {packed['dagster_dbtcloud']!r}")
-        raw = json.loads(zlib.decompress(b64decode(packed["manifest"])))
+        data = b64decode(packed["manifest"])
         pointer = ManifestPointer.from_json(packed["pointer"]) if packed["pointer"] else None
-        manifest_origin, digest = str(packed["origin"]), str(packed["digest"])
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        manifest = Manifest.from_packed(data, origin=str(packed["origin"]))
+        if manifest is None:
+            raise ValueError("the manifest in it is damaged, or of another version")
+    except (ValueError, KeyError, TypeError) as error:
         raise StateError(
             f"{origin} is not a state that this version of dagster_dbtcloud can read "
             f"({type(error).__name__}: {error}). Write it anew: `dg utils refresh-defs-state`."
         ) from error
-    return State(Manifest.from_dict(raw, origin=manifest_origin, digest=digest), pointer)
+    return State(manifest, pointer)
 
 
 def default_cache_dir() -> Path:
@@ -174,25 +177,28 @@ class ManifestCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def read(self, digest: str) -> bytes | None:
-        """Return the bytes with this digest; None when absent. A damaged file counts as absent."""
+    def read(self, digest: str, *, origin: str) -> Manifest | None:
+        """Return the manifest with this digest; None when absent.
+
+        A file that is damaged, or of another form (another version of this package), is absent.
+        """
+        path = self._content(digest)
         try:
-            data = self._content(digest).read_bytes()
+            data = path.read_bytes()
         except OSError:
             return None
-        if sha256(data).hexdigest() != digest:
-            logger.warning(
-                "The cached manifest %s is damaged and is fetched anew.", self._content(digest)
-            )
+        manifest = Manifest.from_packed(data, origin=origin)
+        if manifest is None or manifest.digest != digest:
+            logger.warning("The cached manifest %s is damaged and is fetched anew.", path)
             return None
-        return data
+        with suppress(OSError):  # so that pruning spares what is in use; not ours, not writable
+            os.utime(path)
+        return manifest
 
-    def write(self, data: bytes) -> str:
-        """Keep ``data``; return its digest (SHA-256, hex)."""
-        digest = sha256(data).hexdigest()
-        self._write(self._content(digest), data)
+    def write(self, manifest: Manifest) -> None:
+        """Keep ``manifest`` under the digest of its manifest.json."""
+        self._write(self._content(manifest.digest), manifest.packed)
         self._prune()
-        return digest
 
     def last_good(self, key: str) -> ManifestPointer | None:
         """Return the pointer that served this workspace last; None when there is none."""
@@ -224,7 +230,8 @@ class ManifestCache:
             yield
 
     def _content(self, digest: str) -> Path:
-        return self.root / "manifests" / f"{digest}.json"
+        # Another form has another name: two versions of this package may share a cache.
+        return self.root / "manifests" / f"{digest}.{FORM}"
 
     def _current(self, key: str) -> Path:
         return self.root / "current" / f"{key}.json"
@@ -232,7 +239,7 @@ class ManifestCache:
     def _write(self, path: Path, data: bytes) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_WRITING)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
@@ -244,7 +251,7 @@ class ManifestCache:
             logger.warning("The cache %s cannot be written: %s", self.root, error)
 
     def _prune(self) -> None:
-        """Drop the oldest manifests that no workspace points to."""
+        """Drop what no workspace points to and nobody has read for the longest time."""
         try:
             in_use = {
                 pointer.digest
@@ -252,12 +259,16 @@ class ManifestCache:
                 if (pointer := self.last_good(path.stem))
             }
             files = sorted(
-                (self.root / "manifests").glob("*.json"),
-                key=lambda path: path.stat().st_mtime,
+                ((path.stat().st_mtime, path) for path in (self.root / "manifests").iterdir()),
                 reverse=True,
             )
-            for path in files[_KEEP:]:
-                if path.stem not in in_use:
+            kept = [path for _, path in files if not path.name.startswith(_WRITING)]
+            for path in kept[_KEEP:]:
+                if path.name.partition(".")[0] not in in_use:
+                    path.unlink(missing_ok=True)
+            newest = files[0][0] if files else 0.0
+            for written, path in files:
+                if path.name.startswith(_WRITING) and written < newest - _LEFT_SECONDS:
                     path.unlink(missing_ok=True)
         except OSError:
             return  # another process prunes at the same time, or the cache is read-only
@@ -297,7 +308,7 @@ def load_state(source: StateSource, *, refresh: bool = False) -> State:
     Raises: StateError, ManifestError, ConfigError.
     """
     if source.given is not None:
-        return _given_state(source.given)
+        return _given_state(source.given, source.cache)
     memo = (str(source.cache.root), source.key)
     with _loading:
         state = _remembered(source, _loaded.get(memo))
@@ -317,7 +328,7 @@ def find_state(source: StateSource) -> State | None:
     Raises: StateError, when dbt Cloud gives no answer and the cache is empty; ConfigError.
     """
     if source.given is not None:
-        return _given_state(source.given)
+        return _given_state(source.given, source.cache)
     try:
         ids = source.resolve()
         with source.client(ids) as client:
@@ -336,7 +347,7 @@ def _metadata_key(source: StateSource) -> str:
     return f"dagster_dbtcloud/state/{source.key}"
 
 
-def _given_state(given: str | Path | Mapping[str, Any]) -> State:
+def _given_state(given: str | Path | Mapping[str, Any], cache: ManifestCache) -> State:
     """Read a manifest that the user gave; a file again when it has changed."""
     key: Hashable
     if isinstance(given, Mapping):
@@ -352,12 +363,21 @@ def _given_state(given: str | Path | Mapping[str, Any]) -> State:
             manifest = (
                 Manifest.from_dict(given, origin="the manifest given to DbtCloudWorkspace")
                 if isinstance(given, Mapping)
-                else Manifest.from_path(path)
+                else _from_file(path, cache)
             )
             while len(_given) >= _KEEP_GIVEN:
                 del _given[next(iter(_given))]
             _given[key] = (given, State(manifest, pointer=None))
         return _given[key][1]
+
+
+def _from_file(path: Path, cache: ManifestCache) -> Manifest:
+    data = read_file(path)
+    manifest = cache.read(sha256(data).hexdigest(), origin=str(path))
+    if manifest is None:
+        manifest = Manifest.from_bytes(data, origin=str(path))
+        cache.write(manifest)
+    return manifest
 
 
 def _remembered(source: StateSource, in_process: State | None) -> State | None:
@@ -370,8 +390,8 @@ def _remembered(source: StateSource, in_process: State | None) -> State | None:
 
 
 def _from_pointer(source: StateSource, pointer: ManifestPointer) -> State:
-    data = source.cache.read(pointer.digest)
-    if data is None:
+    manifest = source.cache.read(pointer.digest, origin=_origin(pointer.run_id))
+    if manifest is None:
         try:
             with source.client(pointer.ids) as client:
                 data = client.artifact(pointer.run_id, MANIFEST, step=pointer.step)
@@ -381,13 +401,14 @@ def _from_pointer(source: StateSource, pointer: ManifestPointer) -> State:
                 f"in the cache {source.cache.root} nor to be had from dbt Cloud: {error} Let the "
                 f"processes share a cache ({CACHE_VARIABLE}), or reload the code location."
             ) from error
-        digest = source.cache.write(data)
-        if digest != pointer.digest:
+        if sha256(data).hexdigest() != pointer.digest:
             raise StateError(
                 f"{MANIFEST} of dbt Cloud run {pointer.run_id} is no longer the one this code "
                 "location was built from. Reload the code location."
             )
-    return State(Manifest.from_bytes(data, origin=_origin(pointer.run_id)), pointer)
+        manifest = Manifest.from_bytes(data, origin=_origin(pointer.run_id))
+        source.cache.write(manifest)
+    return State(manifest, pointer)
 
 
 def _newest(source: StateSource) -> State:
@@ -411,10 +432,10 @@ def _keep(source: StateSource, state: State) -> None:
 
 def _known(source: StateSource, known: ManifestPointer | None, ids: WorkspaceIds) -> State | None:
     """Return the state that ``known`` points to, if it is this workspace's and still cached."""
-    data = source.cache.read(known.digest) if known is not None and known.ids == ids else None
-    if known is None or data is None:
+    if known is None or known.ids != ids:
         return None
-    return State(Manifest.from_bytes(data, origin=_origin(known.run_id)), known)
+    manifest = source.cache.read(known.digest, origin=_origin(known.run_id))
+    return None if manifest is None else State(manifest, known)
 
 
 def _newest_in_cloud(
@@ -439,7 +460,8 @@ def _newest_in_cloud(
             if len(broken) == _BROKEN:
                 break
             continue
-        return State(manifest, ManifestPointer(ids, run.id, step, source.cache.write(data)))
+        source.cache.write(manifest)
+        return State(manifest, ManifestPointer(ids, run.id, step, manifest.digest))
     if broken:
         raise broken[0]
     return None
@@ -504,13 +526,18 @@ def _parsed(source: StateSource, ids: WorkspaceIds) -> State:
         )
     step, data = found
     manifest = Manifest.from_bytes(data, origin=_origin(run.id))
-    return State(manifest, ManifestPointer(ids, run.id, step, source.cache.write(data)))
+    source.cache.write(manifest)
+    return State(manifest, ManifestPointer(ids, run.id, step, manifest.digest))
 
 
 def _last_good(source: StateSource, error: ApiError | ManifestError) -> State:
     pointer = source.cache.last_good(source.key)
-    data = source.cache.read(pointer.digest) if pointer is not None else None
-    if pointer is None or data is None:
+    known = (
+        source.cache.read(pointer.digest, origin=_origin(pointer.run_id))
+        if pointer is not None
+        else None
+    )
+    if pointer is None or known is None:
         raise StateError(
             f"There is no manifest to build assets from: {error} Nothing is cached in "
             f"{source.cache.root} either. See `dagster-dbtcloud check` for what works, and reload "
@@ -521,7 +548,7 @@ def _last_good(source: StateSource, error: ApiError | ManifestError) -> State:
         f"run {pointer.run_id}, serves instead."
     )
     logger.warning(warning)
-    return State(Manifest.from_bytes(data, origin=_origin(pointer.run_id)), pointer, warning)
+    return State(known, pointer, warning)
 
 
 def _origin(run_id: int) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
+from dagster_dbtcloud.dbt.manifest import Node
 from dagster_dbtcloud.errors import ConfigError, ManifestError
 
 UNIQUE_ID = "dagster_dbtcloud/unique_id"
@@ -29,6 +30,8 @@ NAMESPACE = "dagster_dbtcloud/"
 
 ASSET_TYPES = frozenset({"model", "seed", "snapshot"})
 TEST_TYPES = frozenset({"test", "unit_test"})
+EPHEMERAL = "ephemeral"
+"""The materialization of a model that is inlined into others rather than built."""
 
 MAX_SQL_LENGTH = 8_000  # characters of raw code shown in a description
 _MAX_READINGS = 4  # manifests that one translator remembers
@@ -182,13 +185,16 @@ class DagsterDbtTranslator:
         self, reading: "Reading", unique_id: str, props: Props, key: dg.AssetKey
     ) -> list[dg.AssetDep]:
         deps: dict[dg.AssetKey, dg.AssetDep] = {}
+        base = DagsterDbtTranslator.get_partition_mapping
+        maps_partitions = getattr(self.get_partition_mapping, "__func__", None) is not base
         for parent in reading.upstream(unique_id):
             dep = reading.dep(parent)
             if dep.asset_key in deps:  # several sources may share one key
                 continue
-            mapping = self.get_partition_mapping(props, reading.props(parent))
-            if mapping is not None:
-                dep = _asset_dep(dep.asset_key, mapping, getattr(dep, "metadata", None))
+            if maps_partitions:  # else no parent's entry need be read
+                mapping = self.get_partition_mapping(props, reading.props(parent))
+                if mapping is not None:
+                    dep = _asset_dep(dep.asset_key, mapping, getattr(dep, "metadata", None))
             deps[dep.asset_key] = dep
         if dagster_meta(props).get("has_self_dependency"):
             mapping = self.get_partition_mapping(props, props)
@@ -407,7 +413,11 @@ def _table_name(props: Props) -> str:
         if props.get("resource_type") == "source"
         else props.get("alias")
     )
-    return ".".join(part for part in (props.get("database"), props.get("schema"), table) if part)
+    return _dotted(props.get("database"), props.get("schema"), table)
+
+
+def _dotted(*parts: str | None) -> str:
+    return ".".join(part for part in parts if part)
 
 
 def default_group_from_dbt_resource_props(dbt_resource_props: Props) -> str | None:
@@ -443,20 +453,12 @@ def dagster_meta(dbt_resource_props: Props) -> Mapping[str, Any]:
     return {**own, **configured} if own and configured else configured or own or _NOTHING
 
 
-def is_ephemeral(dbt_resource_props: Props) -> bool:
-    """Tell whether a model is inlined into others rather than built."""
-    return _materialized(dbt_resource_props) == "ephemeral"
-
-
-def is_external(dbt_resource_props: Props) -> bool:
-    """Tell whether a model is another project's: dbt knows its name and relation, not its file."""
-    return not (dbt_resource_props.get("original_file_path") or dbt_resource_props.get("path"))
-
-
 class Reading:
     """One manifest as one translator reads it: each node translated once, parents before children.
 
-    ``stamp`` is metadata for every spec. Nothing here recurses: chains may be thousands long.
+    ``stamp`` is metadata for every spec. ``nodes`` are those of the manifest, where it was read as
+    one: what they have at hand is not looked for in their entries. Nothing here recurses: chains
+    may be thousands long.
     """
 
     def __init__(
@@ -468,9 +470,11 @@ class Reading:
         stamp: Mapping[str, Any] | None = None,
         links: ProjectLinks | None = None,
         origin: str = "the manifest",
+        nodes: Mapping[str, Node] | None = None,
     ) -> None:
         self.translator = translator
         self.manifest = manifest
+        self.nodes = nodes or {}
         self.project = project
         self.stamp = stamp or {}
         self.links = links
@@ -548,9 +552,19 @@ class Reading:
     @cached_property
     def _own_tables(self) -> frozenset[str]:
         """The relations that this project builds itself, as ``dagster/table_name`` writes them."""
-        nodes = (self.manifest.get("nodes") or {}).values()
-        names = (_table_name(props) for props in nodes if props.get("resource_type") in ASSET_TYPES)
-        return frozenset(name for name in names if name)
+        if self.nodes:
+            tables = (
+                _dotted(node.database, node.schema_, node.alias)
+                for node in self.nodes.values()
+                if node.resource_type in ASSET_TYPES
+            )
+        else:
+            tables = (
+                _table_name(props)
+                for props in (self.manifest.get("nodes") or {}).values()
+                if props.get("resource_type") in ASSET_TYPES
+            )
+        return frozenset(name for name in tables if name)
 
     @cached_property
     def _shared_source_keys(self) -> frozenset[dg.AssetKey]:
@@ -563,6 +577,9 @@ class Reading:
 
     def sources(self) -> Iterator[str]:
         """Yield the unique ids of all enabled sources."""
+        if self.nodes:
+            yield from (i for i, node in self.nodes.items() if node.resource_type == "source")
+            return
         for unique_id, props in (self.manifest.get("sources") or {}).items():
             if _config(props).get("enabled") is not False:
                 yield unique_id
@@ -574,14 +591,22 @@ class Reading:
         """
         upstream = self._upstream.get(unique_id)
         if upstream is None:
+            parents = self._parents(unique_id)
+            if all(self._role(parent) == "asset" for parent in parents):
+                upstream = self._upstream[unique_id] = tuple(dict.fromkeys(parents))
+                return upstream
             upstream = self._settle(unique_id, self._upstream, self._through, self._nearest)
         return upstream
 
     def _through(self, unique_id: str) -> list[str]:
-        return [p for p in _parents(self.props(unique_id)) if self._role(p) == "through"]
+        return [p for p in self._parents(unique_id) if self._role(p) == "through"]
+
+    def _parents(self, unique_id: str) -> Sequence[str]:
+        node = self.nodes.get(unique_id)
+        return node.depends_on if node is not None else _parents(self.props(unique_id))
 
     def _nearest(self, unique_id: str) -> tuple[str, ...]:
-        parents = _parents(self.props(unique_id))
+        parents = self._parents(unique_id)
         if len(parents) == 1 and parents[0] in self._upstream and self._role(parents[0]) != "asset":
             return self._upstream[parents[0]]  # shared, so that a long chain stays linear
         nearest: dict[str, None] = {}
@@ -601,14 +626,19 @@ class Reading:
         return role
 
     def _find_role(self, unique_id: str) -> str:
-        props = self._find(unique_id) or self._stand_in(unique_id)
-        if props is None or _config(props).get("enabled") is False:
-            return ""
-        resource_type = props.get("resource_type") or unique_id.partition(".")[0]
+        node = self.nodes.get(unique_id)
+        if node is not None:
+            resource_type, materialized = node.resource_type, node.materialized
+        else:
+            props = self._find(unique_id) or self._stand_in(unique_id)
+            if props is None or _config(props).get("enabled") is False:
+                return ""
+            resource_type = props.get("resource_type") or unique_id.partition(".")[0]
+            materialized = _materialized(props)
         if resource_type == "source":
             return "asset"
         if resource_type in ASSET_TYPES:
-            return "through" if is_ephemeral(props) else "asset"
+            return "through" if materialized == EPHEMERAL else "asset"
         return "through" if resource_type in _THROUGH_TYPES else ""
 
     def _stand_in(self, unique_id: str) -> Props | None:
@@ -659,7 +689,7 @@ class Reading:
 
     def _find_home(self, test_id: str) -> str | None:
         props = self.props(test_id)
-        parents = _parents(props)
+        parents = self._parents(test_id)
         found = self._named_by_ref(props)
         if found is None and len(parents) == 1:
             found = parents[0]
@@ -696,6 +726,12 @@ class Reading:
 
     @cached_property
     def _by_name(self) -> Mapping[tuple[str, str, str], str]:
+        if self.nodes:
+            return {
+                (node.name, node.package_name, str(node.version or "")): unique_id
+                for unique_id, node in self.nodes.items()
+                if node.resource_type in ASSET_TYPES
+            }
         return {
             (props["name"], props["package_name"], str(props.get("version") or "")): unique_id
             for unique_id, props in (self.manifest.get("nodes") or {}).items()

@@ -41,7 +41,7 @@ def manifest() -> Manifest:
 @cache
 def _text() -> str:
     # Macros are nine tenths of it, and nothing here reads them.
-    return json.dumps({**manifest().raw, "macros": {}, "docs": {}})
+    return json.dumps({**manifest().raw, "macros": {}, "docs": {}}, default=dict)
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Manifest:

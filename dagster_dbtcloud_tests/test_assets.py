@@ -293,7 +293,7 @@ def test_a_model_removed_since_the_manifest(
     make_workspace: MakeWorkspace, instance: dg.DagsterInstance
 ) -> None:
     """dbt selects nothing and is content; the step says which node is gone, and what to do."""
-    raw = json.loads(json.dumps(make_workspace().load_state().manifest.raw))
+    raw = json.loads(json.dumps(make_workspace().load_state().manifest.raw, default=dict))
     ghost = json.loads(json.dumps(raw["nodes"]["model.tiny.slow"]))
     ghost.update(unique_id="model.tiny.ghost", name="ghost", fqn=["tiny", "ghost"], alias="ghost")
     raw["nodes"]["model.tiny.ghost"] = ghost

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.state import ManifestCache, ManifestPointer, WorkspaceIds, default_cache_dir
+from dagster_dbtcloud_tests.dbt.builders import node, raw_manifest
 
 IDS = WorkspaceIds("https://ab123.us1.dbt.com", 70403103900000, 11, 21)
 
@@ -33,28 +37,91 @@ def test_a_text_that_is_no_pointer_is_none(text: str) -> None:
     assert ManifestPointer.from_json(text) is None
 
 
-def test_content_is_found_by_its_digest(tmp_path: Path) -> None:
-    """What was written is read back; what was not is absent."""
+def manifest(name: str = "a") -> Manifest:
+    """Return a manifest of one model, another digest for another name."""
+    data = json.dumps(raw_manifest(node(f"model.shop.{name}"))).encode()
+    return Manifest.from_bytes(data, origin="by hand")
+
+
+def kept(cache: ManifestCache, name: str = "a") -> str:
+    cache.write(manifest(name))
+    return manifest(name).digest
+
+
+def read(cache: ManifestCache, digest: str) -> list[str] | None:
+    found = cache.read(digest, origin="the cache")
+    return None if found is None else list(found.nodes)
+
+
+def content(cache: ManifestCache) -> Path:
+    """Return the only file of content."""
+    (path,) = (cache.root / "manifests").iterdir()
+    return path
+
+
+def test_content_is_found_by_the_digest_of_the_manifest(tmp_path: Path) -> None:
+    """What was written is read back, packed; what was not is absent."""
     cache = ManifestCache(tmp_path)
-    digest = cache.write(b"{}")
-    assert digest == sha256(b"{}").hexdigest()
-    assert cache.read(digest) == b"{}"
-    assert cache.read("0" * 64) is None
+    data = json.dumps(raw_manifest(node("model.shop.a"))).encode()
+    digest = kept(cache)
+    assert digest == sha256(data).hexdigest()
+    assert read(cache, digest) == ["model.shop.a"]
+    assert read(cache, "0" * 64) is None
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"something else"])
+def test_what_is_read_back_is_all_that_was_written(tmp_path: Path) -> None:
+    """Users' translators get whole entries, from a cache as from dbt Cloud."""
+    cache = ManifestCache(tmp_path)
+    entry = node("model.shop.a", meta={"theirs": [1, 2.5, None, "é😀"]})
+    raw = raw_manifest(entry, macros={"macro.shop.m": {"macro_sql": "select 1"}}, child_map={})
+    written = Manifest.from_bytes(json.dumps(raw).encode(), origin="by hand")
+    cache.write(written)
+    found = cache.read(written.digest, origin="the cache")
+    assert found is not None
+    assert json.loads(json.dumps(found.raw, default=dict)) == raw
+    assert found.nodes["model.shop.a"].properties == entry
+    assert found.nodes == written.nodes
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"something else", None])
 def test_damaged_content_counts_as_absent(
-    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A half-written or overwritten file is never used, and the log says so."""
+    """A half-written, overwritten or rotten file is never used, and the log says so."""
     cache = ManifestCache(tmp_path)
-    digest = cache.write(b'{"whole": true}')
-    (tmp_path / "manifests" / f"{digest}.json").write_bytes(damage)
+    digest = kept(cache)
+    whole = content(cache).read_bytes()
+    rotten = whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+    content(cache).write_bytes(rotten if damage is None else damage)
     with caplog.at_level(logging.WARNING):
-        assert cache.read(digest) is None
+        assert read(cache, digest) is None
     assert "damaged" in caplog.text
-    cache.write(b'{"whole": true}')
-    assert cache.read(digest) == b'{"whole": true}'
+    kept(cache)
+    assert read(cache, digest) == ["model.shop.a"]
+
+
+def test_any_bit_that_rots_is_noticed() -> None:
+    """No half of a manifest ever makes assets: a byte more, less or other, and all is absent."""
+    whole = manifest().packed
+    for at in range(0, len(whole), 7):
+        other = whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
+        assert Manifest.from_packed(other, origin="here") is None
+        assert Manifest.from_packed(whole[:at], origin="here") is None
+    assert Manifest.from_packed(whole + b"x", origin="here") is None
+
+
+def test_another_form_is_rebuilt_not_read(tmp_path: Path) -> None:
+    """What an older version of this package left is no manifest to this one, and no error."""
+    cache = ManifestCache(tmp_path)
+    digest = kept(cache)
+    path = content(cache)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8] + b"\x00\x00" + whole[10:])
+    assert read(cache, digest) is None
+    path.rename(path.with_suffix(".json"))
+    assert read(cache, digest) is None
+    kept(cache)
+    assert read(cache, digest) == ["model.shop.a"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b'{"ids": 1}'])
@@ -74,34 +141,49 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     (tmp_path / "file").write_text("in the way")
     cache = ManifestCache(tmp_path / "file")
     with caplog.at_level(logging.WARNING):
-        digest = cache.write(b"{}")
+        digest = kept(cache)
         cache.set_last_good("key", pointer())
-    assert cache.read(digest) is None
+    assert read(cache, digest) is None
     assert cache.last_good("key") is None
     assert "cannot be written" in caplog.text
 
 
 def test_old_manifests_go_and_those_in_use_stay(tmp_path: Path) -> None:
-    """The cache does not grow for ever, and never drops what a workspace points to."""
+    """The cache does not grow for ever, and drops neither what a workspace points to nor the
+    newest; what a killed writer left goes as well.
+    """
     cache = ManifestCache(tmp_path)
-    kept = cache.write(b"in use")
-    cache.set_last_good("key", pointer(kept))
-    digests = [cache.write(f"manifest {number}".encode()) for number in range(30)]
-    assert cache.read(kept) == b"in use"
-    assert cache.read(digests[-1]) == b"manifest 29"
+    used = kept(cache, "used")
+    cache.set_last_good("key", pointer(used))
+    left = tmp_path / "manifests" / ".writing-long-ago"
+    left.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    digests = [kept(cache, f"m{number}") for number in range(30)]
+    assert read(cache, used) == ["model.shop.used"]
+    assert read(cache, digests[-1]) == ["model.shop.m29"]
     assert len(list((tmp_path / "manifests").iterdir())) <= 11
+    assert not left.exists()
+
+
+def test_what_is_read_is_not_what_is_pruned(tmp_path: Path) -> None:
+    """A manifest that processes still read outlives newer ones that nobody does."""
+    cache = ManifestCache(tmp_path)
+    used = kept(cache, "used")
+    os.utime(content(cache), (1, 1))
+    for number in range(30):
+        assert read(cache, used)
+        kept(cache, f"m{number}")
+    assert read(cache, used)
 
 
 def test_many_writers_leave_whole_files(tmp_path: Path) -> None:
     """Processes that write and read at the same time see a whole file or none."""
     cache = ManifestCache(tmp_path)
-    contents = [bytes([65 + number]) * 100_000 for number in range(4)]
 
     def work(number: int) -> bool:
-        digest = cache.write(contents[number % 4])
-        found = cache.read(digest)
+        digest = kept(cache, f"m{number % 4}")
         cache.set_last_good("key", pointer(digest))
-        return found == contents[number % 4] and cache.last_good("key") is not None
+        return read(cache, digest) is not None and cache.last_good("key") is not None
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(64)))

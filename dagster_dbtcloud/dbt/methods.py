@@ -54,7 +54,7 @@ def group(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
 
 
 def _group_of(node: Node) -> Iterable[str]:
-    name = node.config.get("group")
+    name = node.facts.config_group
     grouped = node.resource_type not in _APART or node.resource_type == "metric"
     return (name,) if grouped and isinstance(name, str) and name else ()
 
@@ -508,25 +508,13 @@ def _join(folder: str, name: str) -> str:
 def _project_files(manifest: Manifest) -> Iterator[str]:
     """Give every file of the root project that the manifest names, also of what is disabled."""
     root = manifest.metadata.project_name
-    raw = manifest.raw
-    for collection in ("nodes", "sources", "exposures", "metrics", "unit_tests", "semantic_models",
-                       "saved_queries", "functions", "macros", "docs", "groups"):  # fmt: skip
-        for entry in (raw.get(collection) or {}).values():
-            yield from _files_of(entry, root)
-    for entries in (raw.get("disabled") or {}).values():
-        for entry in entries if isinstance(entries, list) else ():
-            yield from _files_of(entry, root)
-
-
-def _files_of(entry: Any, root: str | None) -> Iterator[str]:
-    if not isinstance(entry, dict):
-        return
-    own = entry.get("original_file_path")
-    if isinstance(own, str) and (root is None or entry.get("package_name") == root):
-        yield _clean(own)
-    patch = entry.get("patch_path")
-    if isinstance(patch, str) and (root is None or patch.startswith(f"{root}://")):
-        yield _after_scheme(patch)
+    for node in manifest.nodes.values():
+        if root is None or node.package_name == root:
+            yield _clean(node.original_file_path)
+        patch = node.patch_path
+        if patch and (root is None or patch.startswith(f"{root}://")):
+            yield _after_scheme(patch)
+    yield from map(_clean, manifest.other_files)
 
 
 def _after_scheme(patch_path: str) -> str:

@@ -85,7 +85,7 @@ def select(
         unique_id
         for unique_id in found
         if (resource_types is None or nodes[unique_id].resource_type in resource_types)
-        and (include_empty or not _is_empty(manifest, unique_id))
+        and (include_empty or not nodes[unique_id].facts.is_blank)
     )
 
 
@@ -157,13 +157,6 @@ def _expression(
         "difference",
         (included or Group("union", everything, indirect_selection=None), parse(exclude)),
     )
-
-
-def _is_empty(manifest: Manifest, unique_id: str) -> bool:
-    node = manifest.nodes[unique_id]
-    if "raw_code" not in node.properties or node.resource_type in ("seed", "function"):
-        return False
-    return not node.raw_code.strip()
 
 
 class _Evaluation:
