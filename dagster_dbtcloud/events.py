@@ -27,6 +27,9 @@ GIT_SHA_TAG = "dagster_dbtcloud/git_sha"
 _MESSAGE_LIMIT = 4_000
 """Characters of one dbt message that go into metadata; dbt can print whole query plans."""
 
+_BATCHES_SHOWN = 200
+"""How many batches of a model go into metadata; those that failed come first."""
+
 _BUILT = frozenset({"success", "partial success", "warn"})  # "warn" of a model: Fusion
 UNCHANGED = frozenset({"no-op", "reused"})
 _CHECK_PASSED = frozenset({"pass", "success"})
@@ -228,8 +231,28 @@ def outcome_metadata(outcome: Outcome) -> dict[str, dg.MetadataValue]:
         values["rows_affected"] = (
             dg.MetadataValue.int(result.rows_affected) if result.rows_affected is not None else None
         )
+    values["microbatches"] = _batches(result.batch_results)
     values.update(_freshness_metadata(outcome.freshness))
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _batches(found: Mapping[str, Any] | None) -> dg.MetadataValue | None:
+    """Return the batches of a microbatch model: begin, end (exclusive), and how each ended."""
+    spans = [
+        (str(span[0]), str(span[1]), status)
+        for status in ("failed", "successful")
+        for span in (found or {}).get(status) or ()
+        if isinstance(span, Sequence) and len(span) == 2
+    ]
+    if not spans:
+        return None
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({"begin": begin, "end": end, "status": status})
+            for begin, end, status in spans[:_BATCHES_SHOWN]
+        ],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in ("begin", "end", "status")]),
+    )
 
 
 def _freshness_metadata(found: SourceFreshness | None) -> dict[str, dg.MetadataValue | None]:

@@ -45,6 +45,7 @@ from dagster_dbtcloud.following import INCLUDED, NO_LIMITS, RunLimits, follow, p
 from dagster_dbtcloud.harvest import Harvest, dbt_command, harvest, last_outcomes, run_ref
 from dagster_dbtcloud.live import RunLog, outcomes_of
 from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, STARTED
+from dagster_dbtcloud.partitions import partition_keys
 from dagster_dbtcloud.recorded import Recorded, already_recorded
 from dagster_dbtcloud.reporting import consumed_outputs
 
@@ -429,11 +430,12 @@ class DbtCloudCliInvocation:
                 dagster_run_ids=past.dagster_run_ids,
             )
         key = outcome.check_key or outcome.asset_key
-        return key is not None and self._stored[run_id].take(
-            key,
-            invocation_id=outcome.run.invocation_id,
-            partition=_partition(context, outcome, self._declared),
-        )
+        if key is None:
+            return False
+        stored, invocation_id = self._stored[run_id], outcome.run.invocation_id
+        places = _partitions(context, outcome, self._declared)
+        found = [stored.take(key, invocation_id=invocation_id, partition=each) for each in places]
+        return all(found)
 
     def _report(self, outcome: Outcome) -> StepEvent | None:
         context = self._context
@@ -452,10 +454,11 @@ class DbtCloudCliInvocation:
         context = self._context
         if context is None:
             return as_log_event(outcome)
-        event = as_log_event(outcome, partition=_partition(context, outcome, self._declared))
-        if event is not None:
-            # OpExecutionContext's annotation forgets check evaluations; Dagster stores them
-            context.log_event(cast("dg.AssetMaterialization", event))
+        for partition in _partitions(context, outcome, self._declared):
+            event = as_log_event(outcome, partition=partition)
+            if event is not None:
+                # OpExecutionContext's annotation forgets check evaluations; Dagster stores them
+                context.log_event(cast("dg.AssetMaterialization", event))
         return None
 
     def _is_needed(self, outcome: Outcome) -> bool:
@@ -559,10 +562,16 @@ def command_line(args: Sequence[str]) -> str:
     return shlex.join(["dbt", *args])
 
 
-def _partition(context: dg.OpExecutionContext, outcome: Outcome, declared: Declared) -> str | None:
-    if outcome.asset_key in declared.partitioned and context.has_partition_key:
-        return context.partition_key
-    return None
+def _partitions(
+    context: dg.OpExecutionContext, outcome: Outcome, declared: Declared
+) -> tuple[str | None, ...]:
+    """Return where an outcome is recorded: each partition of the step; once, if it has none.
+
+    A check is recorded once: its spec has no partitions.
+    """
+    if outcome.check_key is None and outcome.asset_key in declared.partitioned:
+        return partition_keys(context) or (None,)
+    return (None,)
 
 
 def _logger(context: dg.OpExecutionContext | None) -> logging.Logger:
