@@ -8,7 +8,7 @@ finds them in the event log and leaves them out. It triggers nothing and stores 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -120,6 +120,7 @@ class Poll:
     woken: frozenset[int] = frozenset()
     _stored: list[Stored] | None = None
     _confirmed: dict[int, Recorded] | None = None
+    _flying: list[Future[Harvest]] = field(default_factory=list)
     _room: int = 0
     _size: int = 0
 
@@ -174,12 +175,19 @@ class Poll:
         except ApiError as error:
             outage = error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._land(pool, deadline)
         wrote = sum(len(report.events) for report in reports)
         if outage is None:
             cursor = replace(cursor, polled_at=self.clock.now())
         cursor = replace(self._settled(cursor, complete), mark=here, wrote=wrote)
         return Tick(cursor, tuple(reports), outage, complete)
+
+    def _land(self, pool: ThreadPoolExecutor, deadline: float) -> None:
+        """Let requests that are under way end, so far as there is time: their client is closed."""
+        for future in self._flying:
+            future.cancel()
+        wait(self._flying, timeout=max(0.1, deadline - self.clock.monotonic()))
+        pool.shutdown(wait=False)
 
     # --- which runs
 
@@ -194,6 +202,7 @@ class Poll:
         for item in items:
             if item.verdict is None and item.found is None:
                 item.found = pool.submit(fetch, self.client, item.run)
+                self._flying.append(item.found)
             window.append(item)
             # no more artifacts are fetched ahead than this tick has room for
             while len(window) > AT_ONCE or (window and len(window) * self._size > self._room):
