@@ -158,11 +158,12 @@ def desk(
 def test_python_works_as_it_stands(page: Path, shop: Sandbox, desk: Path) -> None:
     """The blocks of a page, one after the other; definitions load, and test functions pass.
 
-    All that a page may take as given are the names of the tutorial.
+    A page may take as given our public names, `dg`, and what the tutorial has made.
     """
     importlib.invalidate_caches()
     given = importlib.import_module("my_project.definitions")
     names: dict[str, Any] = {
+        **{name: getattr(dagster_dbtcloud, name) for name in dagster_dbtcloud.__all__},
         "__name__": f"page_{page.stem.replace('-', '_')}",
         "dg": dg,
         "workspace": given.workspace,

@@ -30,7 +30,8 @@ autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
-html_title = f"dagster-dbtcloud {__version__}"
+html_title = "dagster-dbtcloud"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

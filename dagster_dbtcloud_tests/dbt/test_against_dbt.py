@@ -21,6 +21,9 @@ THEMES = sorted({path.stem for path in CASES.glob("*.txt")} - {"errors", "known_
 HOLLOW = "model.helper.hollow_model"
 """Found by its folder by dbt alone; see known_differences.txt."""
 COUNT = int(os.environ.get("DBTCLOUD_GENERATED_CASES", "200"))
+USUAL_AND_NIGHTLY = pytest.mark.parametrize(
+    "count", [pytest.param(COUNT, id="usual"), pytest.param(5000, marks=pytest.mark.nightly)]
+)
 SEED = int(os.environ.get("DBTCLOUD_GENERATED_SEED", "1"))
 
 
@@ -61,11 +64,14 @@ def test_the_task_behind_dbt_ls_is_dbt_ls(oracle: Oracle) -> None:
             assert oracle.ls(args) == oracle.runner(args)
 
 
-def test_generated_selections_give_what_dbt_gives(oracle: Oracle, zoo: Manifest) -> None:
+@USUAL_AND_NIGHTLY
+def test_generated_selections_give_what_dbt_gives(
+    oracle: Oracle, zoo: Manifest, count: int
+) -> None:
     """Random command lines, hundreds or (DBTCLOUD_GENERATED_CASES) thousands, never differ."""
     generator = Generator(zoo, seed=SEED)
     differing = []
-    for _ in range(COUNT):
+    for _ in range(count):
         args = generator.options()
         theirs = _answer(oracle.ls, args)
         ours = _answer(partial(select_as_dbt_ls, zoo), args)
@@ -74,11 +80,14 @@ def test_generated_selections_give_what_dbt_gives(oracle: Oracle, zoo: Manifest)
     assert differing == []
 
 
-def test_generated_yaml_selectors_give_what_dbt_gives(oracle: Oracle, zoo: Manifest) -> None:
+@USUAL_AND_NIGHTLY
+def test_generated_yaml_selectors_give_what_dbt_gives(
+    oracle: Oracle, zoo: Manifest, count: int
+) -> None:
     """Random YAML selectors, as dbt writes them into the manifest, never differ."""
     generator = Generator(zoo, seed=SEED)
     differing = []
-    for _ in range(max(1, COUNT // 100)):
+    for _ in range(max(1, count // 100)):
         selectors = generator.selectors(20)
         with oracle.other_selectors(selectors) as written:
             manifest = Manifest.from_dict({**zoo.raw, "selectors": written}, origin="generated")
