@@ -90,11 +90,11 @@ def run_demo(
         console.print("Running the first dbt Cloud job …")
         first = _run_in_cloud(sandbox, job_id, "The first build", "ui")
         console.print("Starting Dagster …")
-        port = port or _free_port()
+        port = port or free_port()
         ui = f"http://127.0.0.1:{port}"
         log = home / "dagster.log"
-        process = stack.enter_context(_dagster_dev(example, dagster_home, sandbox.env, port, log))
-        dagster = _Dagster(ui, clock, process, log)
+        process = stack.enter_context(dagster_dev(example, dagster_home, sandbox.env, port, log))
+        dagster = Dagster(ui, clock, process, log)
         stack.enter_context(dagster)
         dagster.wait_for("the code location", dagster.has_assets)
         console.print(f"  Dagster:   {ui}")
@@ -108,7 +108,7 @@ def run_demo(
 
 
 def _play(
-    dagster: _Dagster, sandbox: Sandbox, job_id: int, first: Mapping[str, Any], console: Console
+    dagster: Dagster, sandbox: Sandbox, job_id: int, first: Mapping[str, Any], console: Console
 ) -> Story:
     story = Story()
     story.runs.append(("dbt Cloud: first build", first["status_humanized"], first["href"]))
@@ -219,16 +219,23 @@ def _run_in_cloud(sandbox: Sandbox, job_id: int, cause: str, category: str) -> d
 
 
 @contextmanager
-def _dagster_dev(
-    example: Path, dagster_home: Path, variables: Mapping[str, str], port: int, log: Path
+def dagster_dev(
+    example: Path,
+    dagster_home: Path,
+    variables: Mapping[str, str],
+    port: int,
+    log: Path,
+    *,
+    module: str = MODULE,
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``dagster dev`` on a module in the folder ``example``; end it with its children."""
     environment = {
         **os.environ,
         **variables,
         "DAGSTER_HOME": str(dagster_home),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(example), os.environ.get("PYTHONPATH")])),
     }
-    command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE]
+    command = [sys.executable, "-m", "dagster", "dev", "-m", module]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own words only
             [*command, "-h", "127.0.0.1", "-p", str(port)],
@@ -265,7 +272,7 @@ class _Facts:
     dagster_run: str
 
 
-class _Dagster:
+class Dagster:
     """The web API that the Dagster UI itself uses (GraphQL over HTTP)."""
 
     def __init__(self, url: str, clock: Clock, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -275,7 +282,7 @@ class _Dagster:
         self._log = log
         self._http = httpx.Client(base_url=url, timeout=60, trust_env=False)
 
-    def __enter__(self) -> _Dagster:
+    def __enter__(self) -> Dagster:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -411,6 +418,16 @@ class _Dagster:
         self.wait_for(f"Dagster run {run_id}", is_over)
         return status
 
+    def terminate(self, run_id: str) -> None:
+        """Terminate a run, as the UI's button does."""
+        answer = self.query(
+            "mutation Stop($id: String!) { terminateRun(runId: $id) { __typename } }",
+            {"id": run_id},
+        )
+        kind = answer["terminateRun"]["__typename"]
+        if kind != "TerminateRunSuccess":
+            raise DemoError(f"Dagster did not terminate run {run_id}: {kind}")
+
     def automated_runs(self) -> dict[str, list[str]]:
         """Return the runs that declarative automation started, with the assets of each."""
         runs = self.query(
@@ -436,7 +453,7 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
