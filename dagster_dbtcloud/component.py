@@ -10,11 +10,11 @@ import json
 import logging
 from collections import UserString
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NewType
+from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar
 
 import dagster as dg
 from dagster.components import (
@@ -32,12 +32,15 @@ from dagster_dbtcloud._dagster_private import (
 )
 from dagster_dbtcloud.assets import dbt_cloud_assets
 from dagster_dbtcloud.errors import ConfigError, StateError
+from dagster_dbtcloud.existing_jobs import KnownJob
+from dagster_dbtcloud.following import NO_LIMITS, RunLimits
 from dagster_dbtcloud.identity import raw_key
-from dagster_dbtcloud.sensor import (
-    PartitionKeyFn,
-    RunFilter,
-    build_dbt_cloud_polling_sensor,
-)
+from dagster_dbtcloud.invocation import OnLeave
+from dagster_dbtcloud.options import RunOptions
+from dagster_dbtcloud.partitions import PartitionVars, time_window_vars
+from dagster_dbtcloud.polling import MAX_EVENTS
+from dagster_dbtcloud.recovery import RetryMode
+from dagster_dbtcloud.sensor import build_dbt_cloud_polling_sensor
 from dagster_dbtcloud.state import State, pack_state, unpack_state
 from dagster_dbtcloud.translator import DagsterDbtTranslator, DagsterDbtTranslatorSettings
 from dagster_dbtcloud.workspace import DEFAULT_ACCESS_URL, DEFAULT_SELECT, DbtCloudWorkspace
@@ -50,6 +53,7 @@ else:
     _Workspace = NewType("_Workspace", DbtCloudWorkspace)
 TranslationFn = Callable[[dg.AssetSpec, Mapping[str, Any]], dg.AssetSpec]
 CliArg = str | dict[str, Any]
+T = TypeVar("T")
 
 _OFFLINE_SECONDS = 2.0
 """How long a refresh that comes with loading tries to reach dbt Cloud, when a state is there."""
@@ -161,19 +165,53 @@ class SensorSpec(dg.Model, dg.Resolvable):
         ),
     ] = None
     run_filter: Annotated[
-        RunFilter | None,
+        Callable[..., Any] | None,
         dg.Resolver.default(
             model_field_type=str, description="A template variable: run -> whether to record it."
         ),
     ] = None
     partition_key_fn: Annotated[
-        PartitionKeyFn | None,
+        Callable[..., Any] | None,
         dg.Resolver.default(
             model_field_type=str,
             description="A template variable: (run, dbt's arguments) -> the partition it built.",
         ),
     ] = None
     tags: dict[str, str] | None = None
+    jobs: list[int | str] = Field(default_factory=list, description="Only these jobs' runs.")
+    exclude_jobs: list[int | str] = Field(default_factory=list, description="Not these jobs' runs.")
+    count_reused: bool = Field(
+        default=False, description="Whether what dbt reused counts as materialized."
+    )
+    on_drift: Annotated[
+        Callable[..., Any] | None,
+        dg.Resolver.default(
+            model_field_type=str,
+            description="A template variable, called when the dbt project has changed.",
+        ),
+    ] = None
+    webhooks: bool = Field(default=False, description="Whether dbt Cloud's webhooks are received.")
+    max_events_per_tick: int = Field(default=MAX_EVENTS, description="Events of one tick at most.")
+
+
+def _resolve_options(context: dg.ResolutionContext, model: Any) -> RunOptions | None:
+    values = context.resolve_value(model)
+    if values is None or isinstance(values, RunOptions):
+        return values
+    return _made(RunOptions, values, "options")
+
+
+def _resolve_limits(context: dg.ResolutionContext, model: Any) -> RunLimits:
+    values = context.resolve_value(model)
+    return values if isinstance(values, RunLimits) else _made(RunLimits, values, "limits")
+
+
+def _made(kind: type[T], values: Mapping[str, Any], what: str) -> T:
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise ConfigError(f"{what} has no {unknown[0]!r}; it takes {', '.join(known)}.")
+    return kind(**values)
 
 
 # --- the translator ------------------------------------------------------------------------------
@@ -385,6 +423,52 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
         description="What of the dbt project is shown in Dagster, and how.",
         examples=[{"enable_source_tests_as_checks": False}],
     )
+    job: Annotated[
+        int | str | None,
+        dg.Resolver.default(
+            description="A job of dbt Cloud by id, name or URL: its nodes are the assets, and it "
+            "is what runs. With cli_args, these run in it instead of its own commands.",
+            examples=[12345, "Nightly"],
+        ),
+    ] = None
+    options: Annotated[
+        RunOptions | None,
+        dg.Resolver(
+            _resolve_options,
+            model_field_type=dict[str, Any],
+            description="What is set for each run: vars, threads_override, git_branch ...",
+            examples=[{"threads_override": 8, "vars": {"region": "eu"}}],
+        ),
+    ] = None
+    limits: Annotated[
+        RunLimits,
+        dg.Resolver(
+            _resolve_limits,
+            model_field_type=dict[str, Any],
+            description="Seconds that a run may take: queued, running, without_progress, outage.",
+            examples=[{"queued": 900, "running": 7200}],
+        ),
+    ] = NO_LIMITS
+    retry: Annotated[
+        RetryMode,
+        dg.Resolver.default(
+            description="Whether a retry runs only what failed: auto, on, off (as in cli)."
+        ),
+    ] = "auto"
+    on_leave: Annotated[
+        OnLeave,
+        dg.Resolver.default(
+            description="What becomes of the run when the step ends early: cancel, detach."
+        ),
+    ] = "cancel"
+    partition_vars: Annotated[
+        PartitionVars | None,
+        dg.Resolver.default(
+            model_field_type=str,
+            description="A template variable: the step's context -> dbt's vars. By default "
+            "min_date and max_date of time partitions.",
+        ),
+    ] = time_window_vars
     create_sensor: Annotated[
         bool,
         dg.Resolver.default(
@@ -449,7 +533,9 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
                 "The state is left as it was, since a refresh takes the newest manifest or none. "
                 f"{state.warning}"
             )
-        state_path.write_text(pack_state(state), encoding="utf-8")
+        known = None if self.job is None else self.workspace.load_job(self.job, refresh=True)
+        text = pack_state(state, job=None if known is None else known.to_json())
+        state_path.write_text(text, encoding="utf-8")
 
     def build_defs_from_state(
         self, context: dg.ComponentLoadContext, state_path: Path | None
@@ -465,12 +551,13 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
                 self.defs_state_config.key,
             )
             return dg.Definitions()
-        state = unpack_state(
+        state, job = unpack_state(
             state_path.read_text(encoding="utf-8"),
             origin=f"The state {self.defs_state_config.key}",
         )
         self._refuse_foreign(state)
-        self.workspace = self.workspace.at_state(state)
+        known = None if job is None else KnownJob.from_json(job)
+        self.workspace = self.workspace.at_state(state, known)
         self._resolution = context.resolution_context
         return self._definitions()
 
@@ -534,6 +621,8 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
             name=op.name or "dbt_cloud_assets",
             dagster_dbt_translator=self.translator,
             partitions_def=self.partitions_def,
+            partition_vars=self.partition_vars,
+            job=self.job,
             backfill_policy=op.backfill_policy,
             retry_policy=op.retry,
             op_tags=op.tags,
@@ -557,7 +646,13 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
                 name=given.name,
                 start_at=given.start_at,
                 run_filter=given.run_filter,
+                jobs=given.jobs,
+                exclude_jobs=given.exclude_jobs,
                 partition_key_fn=given.partition_key_fn,
+                count_reused=given.count_reused,
+                on_drift=given.on_drift,
+                webhooks=given.webhooks,
+                max_events_per_tick=given.max_events_per_tick,
                 tags=given.tags,
             )
         ]
@@ -578,7 +673,24 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
 
         Raises: dagster.Failure when the run did not succeed; ConfigError, ApiError.
         """
-        yield from self.workspace.cli(self.get_cli_args(context), context=context).wait()
+        if self.job is not None and "cli_args" not in self.model_fields_set:
+            invocation = self.workspace.run_job(
+                context=context,
+                on_leave=self.on_leave,
+                limits=self.limits,
+                retry=self.retry,
+                options=self.options,
+            )
+        else:
+            invocation = self.workspace.cli(
+                self.get_cli_args(context),
+                context=context,
+                on_leave=self.on_leave,
+                limits=self.limits,
+                retry=self.retry,
+                options=self.options,
+            )
+        yield from invocation.wait()
 
 
 class _Literal(UserString):

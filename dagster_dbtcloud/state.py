@@ -120,23 +120,25 @@ _PACKED = 2
 """The version of the form below; a text of another one is not read."""
 
 
-def pack_state(state: State) -> str:
+def pack_state(state: State, *, job: str | None = None) -> str:
     """Return the state as one text, for whoever keeps it elsewhere (a component's state).
 
-    Compressed: Dagster may send it with each run, and a manifest packs to a tenth.
+    ``job`` is a text that is kept with it. Compressed: Dagster may send it with each run, and a
+    manifest packs to a tenth.
     """
     return json.dumps(
         {
             "dagster_dbtcloud": _PACKED,
             "origin": state.manifest.origin,
             "pointer": state.pointer and state.pointer.to_json(),
+            "job": job,
             "manifest": b64encode(state.manifest.packed).decode(),
         }
     )
 
 
-def unpack_state(text: str, *, origin: str) -> State:
-    """Return the state in a text of ``pack_state``; ``origin`` says where the text is from.
+def unpack_state(text: str, *, origin: str) -> tuple[State, str | None]:
+    """Return state and job of a text of ``pack_state``; ``origin`` says where the text is from.
 
     Raises: StateError for another text, a damaged one, or one of another version.
     """
@@ -149,12 +151,13 @@ def unpack_state(text: str, *, origin: str) -> State:
         manifest = Manifest.from_packed(data, origin=str(packed["origin"]))
         if manifest is None:
             raise ValueError("the manifest in it is damaged, or of another version")
+        job = packed["job"]
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(
             f"{origin} is not a state that this version of dagster_dbtcloud can read "
             f"({type(error).__name__}: {error}). Write it anew: `dg utils refresh-defs-state`."
         ) from error
-    return State(manifest, pointer)
+    return State(manifest, pointer), job
 
 
 def default_cache_dir() -> Path:

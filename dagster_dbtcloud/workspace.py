@@ -195,6 +195,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
     _ids: WorkspaceIds | None = PrivateAttr(default=None)
     _specs: dict[tuple[object, ...], DbtSpecs] = PrivateAttr(default_factory=dict)
     _held: State | None = PrivateAttr(default=None)
+    _held_job: KnownJob | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -366,10 +367,13 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             return self._held
         return load_state(self._state_source(retry_for), refresh=refresh)
 
-    def at_state(self, state: State) -> "DbtCloudWorkspace":
-        """Return this workspace held at ``state``: it looks for another only when refreshed."""
+    def at_state(self, state: State, job: KnownJob | None = None) -> "DbtCloudWorkspace":
+        """Return this workspace held at ``state``: it looks for another only when refreshed.
+
+        ``job`` is what ``load_job`` gives of every job, for a definition that has one.
+        """
         held = self.model_copy()
-        held._held = state
+        held._held, held._held_job = state, job
         return held
 
     def find_state(self) -> State | None:
@@ -448,14 +452,18 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             )
         return specs
 
-    def load_job(self, job: int | str | dg.EnvVar) -> KnownJob:
+    def load_job(self, job: int | str | dg.EnvVar, *, refresh: bool = False) -> KnownJob:
         """Return a job of dbt Cloud, by id, digits, name or URL, as definitions use it.
 
         All processes of a code location see the job as its code server did. When dbt Cloud gives
-        no answer, the job as it was serves, with a warning.
+        no answer, the job as it was serves, with a warning. ``refresh`` asks dbt Cloud though this
+        workspace is held at a state.
 
         Raises: ConfigError, for a job that cannot be used (see ``run_job``); ApiError.
         """
+
+        if self._held_job is not None and not refresh:
+            return self._held_job
 
         def fetch(text: str) -> Job:
             ids = self.ids()

@@ -497,6 +497,40 @@ def test_an_argument_that_is_no_word_is_refused(stage: Stage, value: object) -> 
         words_of(stage, ["build", {"--full-refresh": value}])
 
 
+def test_a_job_of_dbt_cloud_is_in_the_state(project: Project, instance: dg.DagsterInstance) -> None:
+    """Its nodes are the assets, it is what runs; loading asks nobody, and options go along."""
+    stage = project.stage
+    stage.play(*BUILT)
+    job = stage.sandbox.create_job("Orders", ["dbt build --select orders"])
+    project.build(job="Orders", options={"threads_override": 3}, limits={"running": 7200})
+    stage.sandbox.clear_requests()
+    _, defs = project.load()
+    assert set(assets_of(defs).keys) == {ORDERS}
+    assert not stage.sandbox.requests
+    assert dg.materialize([assets_of(defs)], instance=instance).success
+    (run,) = (run for run in stage.sandbox.runs() if run["job_definition_id"] == job)
+    assert run["trigger"]["threads_override"] == 3
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("options", {"thread_override": 3}, "options has no 'thread_override'"),
+        ("options", {"threads_override": 0}, "threads_override takes a whole number"),
+        ("limits", {"running": -1}, "running=-1 is not a positive number"),
+        ("op", {"retries": 1}, "retries"),
+        ("retry", "sometimes", "'auto', 'on' or 'off'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    project: Project, attribute: str, value: object, words: str
+) -> None:
+    """The error names the attribute and what it takes."""
+    project.write(**{attribute: value})
+    with told(words):
+        project.load()
+
+
 # --- subclasses ----------------------------------------------------------------------------------
 
 
