@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ import dagster_dbtcloud
 from dagster_dbtcloud.cli import cli
 from dagster_dbtcloud.sandbox import PastStep, Sandbox
 from dagster_dbtcloud_tests.conftest import SkippingClock
+from dagster_dbtcloud_tests.stage import until
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -186,6 +188,46 @@ def test_python_works_as_it_stands(page: Path, shop: Sandbox, desk: Path) -> Non
         for name, value in names.items():
             if name.startswith("test_") and value is not before.get(name):
                 value(**{each: fixtures[each] for each in inspect.signature(value).parameters})
+
+
+@pytest.mark.nightly
+def test_the_tutorial_can_be_followed(my_shop: Path, tmp_path: Path) -> None:
+    """Its commands, in two shells, but for the install, and with a run in place of the web page."""
+    folder = shutil.copytree(my_shop, tmp_path / "my_shop")
+    (folder / "my_dbt_project" / "models" / "sources.yml").unlink()
+    shell = [block.text for block in read_blocks(TUTORIAL) if block.language == "sh"]
+    _, first_terminal, look, start, _ = shell
+    second_terminal = look.replace(". .venv/bin/activate\n", "") + start.replace(
+        "dagster dev", "dagster asset materialize --select '*'"
+    )
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "DO_NOT_TRACK": "1",
+    }
+    served = subprocess.Popen(
+        ["bash", "-ec", f"exec {first_terminal.strip()} --port 0"], cwd=folder, env=environment
+    )
+    try:
+        until(lambda: (folder / "sandbox.env").exists() or served.poll() is not None)
+        done = subprocess.run(
+            ["bash", "-ec", second_terminal],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+    finally:
+        served.terminate()
+        served.wait(30)
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    assert "FAIL" not in done.stdout
+    for word in ("RUN_SUCCESS", "ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION"):
+        assert word in told
 
 
 # --- commands ------------------------------------------------------------------------------------
