@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, cast
+from weakref import finalize
 
 import dagster as dg
 
@@ -88,7 +89,8 @@ class DbtCloudCliInvocation:
     """A dbt command in dbt Cloud, started by ``DbtCloudWorkspace.cli``.
 
     The run is triggered already when this object exists; ``wait`` or ``stream`` follows it. Leaving
-    in any way before the run is complete cancels the run, unless ``on_leave="detach"``.
+    in any way before the run is complete cancels the run, unless ``on_leave="detach"``; so does a
+    step that ends without having waited for it.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class DbtCloudCliInvocation:
         self._told: dict[str, Outcome] = {}
         self._followed = False
         self._left = False
+        self._unwatched: finalize[..., DbtCloudCliInvocation] | None = None
         self._needed: frozenset[dg.AssetKey | dg.AssetCheckKey] | None = None
         self._stored: dict[int, Recorded] = {}
         self._selected: tuple[Set[dg.AssetKey], Set[dg.AssetCheckKey]] | None = None
@@ -211,11 +214,19 @@ class DbtCloudCliInvocation:
         with self._client:
             self.run = self._client.cancel_run(self.run.id)
 
-    def announce(self) -> None:
-        """Write the run's link to the log, and its id on the Dagster run."""
+    def announce(self, *, started: bool = True) -> None:
+        """Write the run's link to the log, and its id on the Dagster run.
+
+        ``started``: this call has started it, so that nobody else knows of it.
+        """
         with self._leaving():
+            if started and self._context is not None and self.on_leave == "cancel":
+                self._unwatched = finalize(
+                    self, _cancel_unwatched, self._short_client, self.run.id, self.run.href
+                )
             self._log.info(
-                f"Started dbt Cloud run {self.run.id}: {'; '.join(self.commands)}\n"
+                f"{'Started' if started else 'Following'} dbt Cloud run {self.run.id}: "
+                f"{'; '.join(self.commands)}\n"
                 f"{self.run.href or ''}"
             )
             self._tag(STARTED)
@@ -226,6 +237,8 @@ class DbtCloudCliInvocation:
         """Follow the run to its end; yield what the logs tell before that, each node once."""
         if self._followed:
             return
+        if self._unwatched is not None:
+            self._unwatched.detach()
         status: tuple[int, tuple[int, ...]] | None = None
         runs = follow(
             self._client, self.run.id, clock=self._clock, timeout=timeout, limits=self._limits
@@ -585,6 +598,27 @@ def _status_line(run: Run) -> str:
     if run.status_message:
         line += f" ({run.status_message})"
     return f"{line}. {run.href or ''}".rstrip()
+
+
+def _cancel_unwatched(
+    short_client: Callable[[], DbtCloudClient], run_id: int, url: str | None
+) -> None:
+    """Cancel a run whose step has ended before it looked at it, for example by an error."""
+    logger = _logger(None)
+    try:
+        with short_client() as client:
+            run = client.run(run_id)
+            if not run.is_complete:
+                client.cancel_run(run_id)
+                logger.warning(
+                    f"Cancelled dbt Cloud run {run_id}: its step has ended without waiting for it. "
+                    'To let it run, give on_leave="detach", or start it with trigger().'
+                )
+    except DbtCloudError as trouble:
+        logger.error(
+            f"dbt Cloud run {run_id} is watched by nobody and could not be cancelled: {trouble} "
+            f"Look at {url}."
+        )
 
 
 def _why(error: BaseException) -> str:

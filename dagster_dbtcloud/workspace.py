@@ -726,6 +726,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             limits=limits,
             manifest=specs.manifest,
             past=Past(),
+            started=False,
         )
 
     def _options(
@@ -928,6 +929,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                 dagster_run_ids=line.dagster_run_ids if line else (),
                 since=min((each.created_at for each in earlier if each.created_at), default=None),
             ),
+            started=todo.adopt is None,
         )
 
     def _invocation(
@@ -943,6 +945,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         limits: RunLimits,
         manifest: Manifest,
         past: Past,
+        started: bool,
     ) -> DbtCloudCliInvocation:
         ids = self.ids()
         invocation = DbtCloudCliInvocation(
@@ -964,7 +967,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             limits=limits,
             past=past,
         )
-        invocation.announce()
+        invocation.announce(started=started)
         return invocation
 
 

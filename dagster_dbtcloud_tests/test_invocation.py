@@ -1,5 +1,7 @@
 """One dbt Cloud run in time: begun once, followed through faults, and never left alone."""
 
+import gc
+import json
 import logging
 import os
 import signal
@@ -420,6 +422,27 @@ def test_a_run_that_cannot_be_cancelled_is_named(built: Stage, sink: Sink) -> No
         list(invocation.wait())
     assert clock.monotonic() - before < 15
     assert f"Cancel it at {invocation.run_url}" in sink.text
+
+
+def test_an_error_before_waiting_cancels_the_run(
+    built: Stage, instance: dg.DagsterInstance
+) -> None:
+    """The user's own code may fail between the call and ``wait()``."""
+    built.play(hold=True)
+    workspace = built.workspace()
+
+    @dbt_cloud_assets(workspace=workspace, select="slow")
+    def project(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        invocation = dbt_cloud.cli(["build"], context=context)
+        assert json.loads("0"), "an error of the user's own"
+        yield from invocation.wait()
+
+    assert not dg.materialize(
+        [project], resources={"dbt_cloud": workspace}, instance=instance, raise_on_error=False
+    ).success
+    gc.collect()
+    (run,) = triggered(built)
+    assert built.sandbox.wait(run["id"])["is_cancelled"]
 
 
 def test_who_detaches_leaves_the_run_alone(built: Stage, sink: Sink) -> None:
