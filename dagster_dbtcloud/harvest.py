@@ -2,20 +2,24 @@
 
 The artifact without a step number is that of the last step, which may be ``dbt docs generate``
 (docs/dbt-cloud-api.md), so each step is asked for by its index. One look, no waiting: the caller
-decides how long a late artifact is worth.
+decides how long a late artifact is worth. Dagster is imported for outcomes only: the command line
+harvests without it.
 """
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep
 from dagster_dbtcloud.dbt.run_results import RunResults
 from dagster_dbtcloud.dbt.sources import FreshnessResults
 from dagster_dbtcloud.errors import ApiResponseError, NotFoundError, RunResultsError
-from dagster_dbtcloud.events import Declared, Outcome, OutcomeKind, RunRef, interpret
+
+if TYPE_CHECKING:
+    from dagster_dbtcloud.events import Declared, Outcome, RunRef
 
 RUN_RESULTS = "run_results.json"
 SOURCES = "sources.json"
@@ -179,6 +183,8 @@ def harvest(
 
 def run_ref(run: Run, step_index: int | None, invocation_id: str | None) -> RunRef:
     """Return the reference that outcomes of one step of ``run`` carry."""
+    from dagster_dbtcloud.events import RunRef
+
     return RunRef(
         run_id=run.id,
         url=run.href,
@@ -194,6 +200,8 @@ def last_outcomes(found: Harvest, declared: Declared) -> tuple[list[Outcome], tu
 
     A later step's word counts, if the node did run in it.
     """
+    from dagster_dbtcloud.events import OutcomeKind, interpret
+
     last: dict[str, Outcome] = {}
     undeclared: dict[str, None] = {}
     for item in found.steps:

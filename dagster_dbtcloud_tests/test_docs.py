@@ -233,7 +233,7 @@ def test_the_tutorial_can_be_followed(my_shop: Path, tmp_path: Path) -> None:
 # --- commands ------------------------------------------------------------------------------------
 
 SHELL = {".", "cd", "export", "set", "source", "echo", "cat", "mkdir", "cp"}
-OTHERS = {"git", "curl", "crontab", "docker", "kubectl"}
+OTHERS = {"git", "curl", "crontab", "docker", "jq", "kubectl"}
 """Programs that a reader has or has not: none of our business, and not needed on this machine."""
 
 
@@ -258,7 +258,7 @@ def commands(block: Block) -> Iterator[list[str]]:
 def parse_ours(words: list[str]) -> None:
     """Read a command line as click would, without doing anything; raise what click raises."""
     command: click.Command = cli
-    context = click.Context(cli, info_name="dagster-dbtcloud")
+    context = click.Context(cli, info_name="dagster-dbtcloud", **cli.context_settings)
     while True:
         options, rest, _ = command.make_parser(context).parse_args(list(words))
         if not isinstance(command, click.Group):

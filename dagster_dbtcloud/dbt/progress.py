@@ -166,7 +166,7 @@ class Progress:
 
     def _end(self, event: NodeEvent, at: float) -> FinishedNode:
         self._running.pop(_key(event), None)
-        state = _STATE_OF.get(event.status, "failed")
+        state = state_of(event.status)
         self.finished += 1
         self.counts[state] += 1
         self._forget_ahead(event.unique_id)
@@ -207,6 +207,11 @@ class Progress:
         if elapsed < _SETTLED_SECONDS or done <= 0:
             return float(max(len(self._running), 1))
         return done / elapsed
+
+
+def state_of(status: str | None) -> State:
+    """Return which of the four states one of dbt's words is; None is Fusion's "Failed"."""
+    return _STATE_OF.get(status, "failed")
 
 
 def timings(results: Iterable[RunResults]) -> dict[str, float]:

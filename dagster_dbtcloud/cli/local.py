@@ -1,89 +1,20 @@
-"""The command line: ``dagster-dbtcloud check | sandbox | demo``.
+"""``sandbox`` and ``demo``: what needs no dbt Cloud account.
 
-Thin: each command reads its options, calls a room, and turns errors into one line and an exit code
-(0 success, 1 it failed, 2 usage, 3 dbt Cloud or the network).
+The sandbox is an extra, so it is imported when it is asked for.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from dagster_dbtcloud.errors import ApiError, ConfigError, DbtCloudError, StateError
-from dagster_dbtcloud.version import __version__
-
-_FAILED, _USAGE, _SERVICE = 1, 2, 3
+from dagster_dbtcloud.errors import ConfigError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dagster-dbtcloud")
-def cli() -> None:
-    """Run dbt Cloud from Dagster."""
-
-
-_Command = TypeVar("_Command", bound=Callable[..., object])
-
-
-def _option(
-    name: str, variable: str, text: str, default: str | None = None
-) -> Callable[[_Command], _Command]:
-    return click.option(
-        name, envvar=variable, default=default, show_envvar=True, show_default=True, help=text
-    )
-
-
-@cli.command()
-@_option("--account-id", "DBT_CLOUD_ACCOUNT_ID", "Account id or name.")
-@_option("--project-id", "DBT_CLOUD_PROJECT_ID", "Project id or name, or a URL of dbt Cloud.")
-@_option(
-    "--environment-id",
-    "DBT_CLOUD_ENVIRONMENT_ID",
-    "Environment id or name; left out: the production environment.",
-)
-@_option(
-    "--access-url",
-    "DBT_CLOUD_ACCESS_URL",
-    "The address of your dbt Cloud.",
-    "https://cloud.getdbt.com",
-)
-def check(
-    account_id: str | None,
-    project_id: str | None,
-    environment_id: str | None,
-    access_url: str,
-) -> None:
-    """Say what works, and for each thing that does not, what to do.
-
-    The token is read from the environment variable DBT_CLOUD_TOKEN, so that it stands in no
-    process list.
-
-    \b
-    Example:
-      export DBT_CLOUD_TOKEN=... DBT_CLOUD_ACCESS_URL=https://ab123.us1.dbt.com
-      dagster-dbtcloud check --account-id 4242 --project-id 11
-    """
-    import dagster as dg
-
-    from dagster_dbtcloud.workspace import DbtCloudWorkspace
-
-    result = DbtCloudWorkspace(
-        account_id=account_id,
-        token=dg.EnvVar("DBT_CLOUD_TOKEN"),
-        access_url=access_url,
-        project_id=project_id,
-        environment_id=environment_id,
-    ).verify()
-    click.echo(str(result))
-    if not result.ok:
-        sys.exit(_FAILED)
-
-
-@cli.command()
+@click.command()
 @click.option(
     "--project-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -136,7 +67,7 @@ def sandbox(
         raise ConfigError(f"The sandbox does not start: {error}") from error
 
 
-@cli.command()
+@click.command()
 @click.option("--once", is_flag=True, help="Play the story headless, tell what happened, and end.")
 @click.option(
     "--port", default=None, type=int, help="The UI's port (default: 3000, or a free one)."
@@ -154,7 +85,12 @@ def sandbox(
     help="Where the demo keeps what it writes.",
 )
 def demo(once: bool, port: int | None, example: Path | None, home: Path) -> None:
-    """Show it all on this machine: a local dbt Cloud, the example project, the Dagster UI."""
+    """Show it all on this machine: a local dbt Cloud, the example project, the Dagster UI.
+
+    \b
+    Example:
+      dagster-dbtcloud demo --once
+    """
     _extra_sandbox()
     from rich.console import Console
 
@@ -178,20 +114,3 @@ def _extra_sandbox() -> ModuleType:
             'pip install "dagster-dbtcloud[sandbox]"'
         ) from error
     return room
-
-
-def main() -> None:
-    """Run the command line; the entry point of ``dagster-dbtcloud``."""
-    try:
-        cli()
-    except (ConfigError, StateError) as error:
-        _give_up(error, _USAGE)
-    except ApiError as error:
-        _give_up(error, _SERVICE)
-    except DbtCloudError as error:
-        _give_up(error, _FAILED)
-
-
-def _give_up(error: DbtCloudError, code: int) -> None:
-    click.echo(f"dagster-dbtcloud: {error}", err=True)
-    sys.exit(code)

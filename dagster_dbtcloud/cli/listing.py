@@ -1,0 +1,244 @@
+"""``projects``, ``environments``, ``jobs`` and ``runs``: what there is in dbt Cloud.
+
+They only read.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dagster_dbtcloud.cli.connection import Connection, connected
+from dagster_dbtcloud.cli.output import (
+    json_option,
+    run_facts,
+    seconds_of,
+    show_json,
+    show_table,
+    span,
+    when,
+)
+from dagster_dbtcloud.cli.times import Since
+
+if TYPE_CHECKING:
+    from dagster_dbtcloud.cloud.models import Environment, Job, Project
+
+_STATUSES = {
+    "queued": (1,),
+    "starting": (2,),
+    "running": (3,),
+    "success": (10,),
+    "error": (20,),
+    "cancelled": (30,),
+    "active": (1, 2, 3),
+    "finished": (10, 20, 30),
+}
+
+_name_option = click.option("--name", metavar="TEXT", help="Only those with this in their name.")
+
+
+@click.command()
+@_name_option
+@json_option
+@connected
+def projects(cloud: Connection, name: str | None, as_json: bool) -> None:
+    """List the projects of the account.
+
+    \b
+    Example:
+      dagster-dbtcloud projects --name shop
+    """
+    with cloud.get_client() as client:
+        found = list(client.projects(name_contains=name))
+    if as_json:
+        show_json([_project_facts(each) for each in found])
+        return
+    show_table(
+        [">ID", "NAME", "DESCRIPTION"],
+        [(each.id, each.name, each.description) for each in found],
+        none="There is no such project that the token may see.",
+    )
+
+
+@click.command()
+@_name_option
+@json_option
+@connected
+def environments(cloud: Connection, name: str | None, as_json: bool) -> None:
+    """List the environments of a project, or of all projects.
+
+    \b
+    Example:
+      dagster-dbtcloud environments --project-id "Jaffle Shop"
+    """
+    with cloud.get_client() as client:
+        project = cloud.project_id(client)
+        wanted = [project] if project is not None else [each.id for each in client.projects()]
+        found = [
+            each
+            for one in wanted
+            for each in client.environments(one)
+            if name is None or name.casefold() in each.name.casefold()
+        ]
+    if as_json:
+        show_json([_environment_facts(each) for each in found])
+        return
+    show_table(
+        [">ID", "NAME", ">PROJECT", "TYPE", "DBT"],
+        [
+            (
+                each.id,
+                each.name,
+                each.project_id,
+                each.deployment_type or each.type,
+                each.dbt_version,
+            )
+            for each in found
+        ],
+        none="There is no such environment that the token may see.",
+    )
+
+
+@click.group(invoke_without_command=True)
+@_name_option
+@json_option
+@connected
+@click.pass_context
+def jobs(ctx: click.Context, cloud: Connection, name: str | None, as_json: bool) -> None:
+    """List jobs of the account, of a project or of an environment.
+
+    \b
+    Example:
+      dagster-dbtcloud jobs --environment-id Production
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    with cloud.get_client() as client:
+        project, environment = cloud.project_id(client), cloud.environment_id(client)
+        found = list(
+            client.jobs(project_id=project, environment_id=environment, name_contains=name)
+        )
+    if as_json:
+        show_json([_job_facts(each) for each in found])
+        return
+    show_table(
+        [">ID", "NAME", ">ENVIRONMENT", "TYPE", "STEPS"],
+        [
+            (each.id, each.name, each.environment_id, each.job_type, "; ".join(each.execute_steps))
+            for each in found
+        ],
+        none="There is no such job that the token may see.",
+    )
+
+
+@click.command()
+@click.option("--job", metavar="ID|NAME|URL", help="Only runs of this job.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(list(_STATUSES), case_sensitive=False),
+    help="Only runs of this status; may be given again.",
+)
+@click.option(
+    "--since", type=Since(), help="Only runs created since then: 2h, 1d, 2026-01-31T06:00 (UTC)."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How many runs, the newest first.",
+)
+@json_option
+@connected
+def runs(
+    cloud: Connection,
+    job: str | None,
+    statuses: tuple[str, ...],
+    since: float | datetime | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List runs, the newest first.
+
+    \b
+    Examples:
+      dagster-dbtcloud runs --status active
+      dagster-dbtcloud runs --job nightly --status error --since 7d --json
+    """
+    now = cloud.clock.now()
+    start = now - timedelta(seconds=since) if isinstance(since, float) else since
+    with cloud.get_client() as client:
+        project, environment = cloud.project_id(client), cloud.environment_id(client)
+        job_id = None if job is None else cloud.find_job(client, job).id
+        listed = client.runs(
+            project_id=project,
+            environment_id=environment,
+            job_id=job_id,
+            status_in=tuple(sorted({one for word in statuses for one in _STATUSES[word]})),
+            created_at=None if start is None else (start, now + timedelta(days=1)),
+            order_by="-id",
+            page_size=min(limit, 100),
+        )
+        found = list(islice(listed, limit))
+    if as_json:
+        show_json([run_facts(each) for each in found])
+        return
+    show_table(
+        [">ID", "STATUS", "JOB", "CREATED (UTC)", ">TOOK", "CAUSE"],
+        [
+            (
+                each.id,
+                each.status_name,
+                each.job.name if each.job else each.job_id,
+                when(each.created_at),
+                span(seconds_of(each, now)),
+                each.trigger.cause if each.trigger else "",
+            )
+            for each in found
+        ],
+        none="There is no such run that the token may see.",
+    )
+
+
+def _project_facts(project: Project) -> dict[str, Any]:
+    return {
+        "id": project.id,
+        "name": project.name,
+        "description": project.description,
+        "account_id": project.account_id,
+        "dbt_project_subdirectory": project.dbt_project_subdirectory,
+        "created_at": project.created_at,
+    }
+
+
+def _environment_facts(environment: Environment) -> dict[str, Any]:
+    return {
+        "id": environment.id,
+        "name": environment.name,
+        "project_id": environment.project_id,
+        "type": environment.type,
+        "deployment_type": environment.deployment_type,
+        "dbt_version": environment.dbt_version,
+        "custom_branch": environment.custom_branch,
+        "created_at": environment.created_at,
+    }
+
+
+def _job_facts(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "name": job.name,
+        "project_id": job.project_id,
+        "environment_id": job.environment_id,
+        "type": job.job_type,
+        "steps": list(job.execute_steps),
+        "description": job.description,
+        "cron": job.schedule.get("cron") if job.triggers.get("schedule") else None,
+        "dbt_version": job.dbt_version,
+        "created_at": job.created_at,
+    }
