@@ -10,6 +10,7 @@ from dagster_dbtcloud.version import __version__
 
 project = "dagster-dbtcloud"
 author = "the authors of dagster-dbtcloud"
+html_show_copyright = False
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
@@ -25,7 +26,6 @@ nitpicky = False
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 88
 
