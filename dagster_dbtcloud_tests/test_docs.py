@@ -346,6 +346,29 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
 # --- completeness --------------------------------------------------------------------------------
 
 
+def every_command(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{before}{name} ")
+        elif not command.hidden:
+            yield f"{before}{name}", command
+
+
+def test_every_command_and_option_is_in_the_pages() -> None:
+    """What no page tells of, nobody finds."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    missing: list[str] = []
+    for name, command in every_command(cli):
+        if f"dagster-dbtcloud {name}" not in text:
+            missing.append(name)
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                longest = max(parameter.opts, key=len)
+                if not re.search(rf"{re.escape(longest)}(?![\w-])", text):
+                    missing.append(f"{name} {longest}")
+    assert missing == []
+
+
 def test_the_reference_has_every_public_name() -> None:
     """The site's reference is made from docstrings, name by name."""
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
