@@ -137,7 +137,7 @@ class Envelope:
 
     def mapping(self) -> dict[str, Any]:
         """Return the one object of the answer as it came."""
-        data = self._data()
+        data = self.data()
         if not isinstance(data, dict):
             raise self._wrong(f"an object was expected in 'data', not {_kind(data)}")
         return data
@@ -182,7 +182,8 @@ class Envelope:
         total = pagination.get("total_count") if isinstance(pagination, dict) else None
         return total if isinstance(total, int) and total >= 0 else None
 
-    def _data(self) -> Any:
+    def data(self) -> Any:
+        """Return what the answer holds, as it came."""
         if not isinstance(self.parsed, dict) or "data" not in self.parsed:
             raise self._wrong("there is no 'data' in the answer; is this dbt Cloud's address?")
         status = self.parsed.get("status")
@@ -191,7 +192,7 @@ class Envelope:
         return self.parsed["data"]
 
     def _list(self) -> list[Any]:
-        data = self._data()
+        data = self.data()
         if data is None:
             return []
         if not isinstance(data, list):

@@ -346,6 +346,28 @@ class DbtCloudClient:
             "GET", address, params={"step": step}, read=read, repeatable=True, accept="*/*"
         )
 
+    # what has no method here
+
+    def request(
+        self, method: str, path: str, *, params: Params | None = None, body: Any = None
+    ) -> Any:
+        """Send a request of the caller's own; return the answer's ``data`` as it came.
+
+        ``path`` is below the account, with the version: ``v2/jobs/1/``, ``v3/projects/``. Only GET
+        is tried again after a failure that may have had an effect.
+        """
+        version, _, rest = path.strip("/").partition("/")
+        if version not in ("v2", "v3") or ".." in rest.split("/"):
+            raise ConfigError(f"{path!r} is no path below an account: v2/... or v3/...")
+        return self._call(
+            method,
+            _path(version, self.account_id, *filter(None, rest.split("/"))),
+            params=params,
+            body=body,
+            read=self._envelope,
+            repeatable=method == "GET",
+        ).data()
+
     # the client itself
 
     def close(self) -> None:

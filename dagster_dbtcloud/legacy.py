@@ -1,0 +1,854 @@
+"""The older, job-based API of dagster-dbt's dbt Cloud integration, for those who come from it.
+
+It is thin: requests, runs and results are those of the other rooms, with their safety. New code has
+better ways (docs/migration.md); each name here says which, once, as a DeprecationWarning.
+"""
+
+# No `from __future__ import annotations`: Dagster reads those of ops and resources as objects.
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_dbtcloud import _dagster_private
+from dagster_dbtcloud.assets import dbt_cloud_assets
+from dagster_dbtcloud.clock import Clock, SystemClock
+from dagster_dbtcloud.cloud.client import DbtCloudClient
+from dagster_dbtcloud.cloud.models import CAUSE_LIMIT, Run, RunStep, TriggerRun
+from dagster_dbtcloud.cloud.urls import normalize_access_url
+from dagster_dbtcloud.errors import ApiError, ConfigError, DbtCloudError, NotFoundError, RunTimedOut
+from dagster_dbtcloud.existing_jobs import mute
+from dagster_dbtcloud.following import follow
+from dagster_dbtcloud.harvest import BUILDING, CHECKING, RUN_RESULTS, dbt_command
+from dagster_dbtcloud.identity import required_text
+from dagster_dbtcloud.starting import abandon, start_run
+from dagster_dbtcloud.translator import ASSET_TYPES, DagsterDbtTranslator
+from dagster_dbtcloud.workspace import DEFAULT_ACCESS_URL, DbtCloudWorkspace
+
+__all__ = [
+    "DbtCloudClientResource",
+    "DbtCloudOutput",
+    "DbtCloudResource",
+    "DbtCloudRunStatus",
+    "dbt_cloud_resource",
+    "dbt_cloud_run_op",
+    "load_assets_from_dbt_cloud_job",
+]
+
+DEFAULT_POLL_INTERVAL = 10
+_LATE_RESULTS_SECONDS = 60.0
+_LEAVE_SECONDS = 4.0
+
+NodeInfo = Mapping[str, Any]
+T = TypeVar("T")
+
+_told: set[str] = set()
+
+
+def _deprecated(name: str, instead: str, *, stacklevel: int = 3) -> None:
+    """Say once in a process that there is a better way."""
+    if name not in _told:
+        _told.add(name)
+        warnings.warn(
+            f"dagster_dbtcloud.legacy.{name} is kept for those who come from dagster-dbt. Use "
+            f"{instead}; docs/migration.md shows how.",
+            DeprecationWarning,
+            stacklevel=stacklevel,
+        )
+
+
+class DbtCloudRunStatus(str, Enum):
+    """A run's status in dbt Cloud's words."""
+
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    SUCCESS = "Success"
+    ERROR = "Error"
+    CANCELLED = "Cancelled"
+
+
+# --- what a run gave -----------------------------------------------------------------------------
+
+
+class DbtCloudOutput:
+    """A finished run: ``run_details`` as the API gives them, and dbt's results of all its steps.
+
+    ``result`` has the form of run_results.json, with the ``results`` of every step that builds or
+    tests; empty when no step left any.
+    """
+
+    def __init__(
+        self,
+        run_details: Mapping[str, Any],
+        result: Mapping[str, Any],
+        client: "DbtCloudResource | None" = None,
+    ) -> None:
+        self.run_details = run_details
+        self.result = result
+        self._client = client
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_client": None}  # an IO manager keeps it; the token stays here
+
+    @property
+    def run_id(self) -> int:
+        return int(self.run_details["id"])
+
+    @property
+    def job_id(self) -> int:
+        return int(self.run_details.get("job_id") or self.run_details["job_definition_id"])
+
+    @property
+    def job_name(self) -> str | None:
+        return (self.run_details.get("job") or {}).get("name")
+
+    @property
+    def run_status(self) -> DbtCloudRunStatus:
+        return DbtCloudRunStatus(_run(self.run_details).status_name)
+
+    @property
+    def is_successful(self) -> bool:
+        return _run(self.run_details).is_success
+
+    @property
+    def docs_url(self) -> str | None:
+        """The documentation that the run generated, if it did."""
+        if not (self.run_details.get("job") or {}).get("generate_docs"):
+            return None
+        href = str(self.run_details.get("href") or "")
+        return f"{href.rstrip('/')}/docs/" if href else None
+
+    @property
+    def created_at(self) -> datetime | None:
+        return _run(self.run_details).created_at
+
+    @property
+    def updated_at(self) -> datetime | None:
+        return _run(self.run_details).updated_at
+
+    @property
+    def dequeued_at(self) -> datetime | None:
+        return _run(self.run_details).dequeued_at
+
+    @property
+    def started_at(self) -> datetime | None:
+        return _run(self.run_details).started_at
+
+    @property
+    def finished_at(self) -> datetime | None:
+        return _run(self.run_details).finished_at
+
+    def get_artifact(self, path: str, step: int | None = None) -> str:
+        """Return an artifact of the run as text. Raises: dagster.Failure; ConfigError."""
+        if self._client is None:
+            raise ConfigError(
+                "This DbtCloudOutput came from an IO manager, without its connection: use "
+                "get_run_artifact(run_id, path) of the resource."
+            )
+        return self._client.get_run_artifact(self.run_id, path, step=step)
+
+
+def _run(details: Mapping[str, Any]) -> Run:
+    return Run.model_validate(details)
+
+
+# --- the client ----------------------------------------------------------------------------------
+
+
+class DbtCloudResource:
+    """The account's jobs and runs, by methods that take and return what the API does.
+
+    Failures are ``dagster.Failure``. Retries follow a budget in seconds, so
+    ``request_max_retries``, ``request_retry_delay`` and ``poll_interval`` are accepted and not
+    used: a run is looked at every second at first, then ever less often, down to every ten.
+    """
+
+    def __init__(
+        self,
+        auth_token: Any = None,
+        account_id: Any = None,
+        disable_schedule_on_trigger: bool = True,
+        request_max_retries: int = 3,
+        request_retry_delay: float = 0.25,
+        dbt_cloud_host: str = DEFAULT_ACCESS_URL,
+        log: logging.Logger | None = None,
+        log_requests: bool = False,
+        *,
+        api_token: Any = None,
+        clock: Clock | None = None,
+    ) -> None:
+        del request_max_retries, request_retry_delay, log_requests
+        self._token = auth_token if auth_token is not None else api_token
+        del auth_token, api_token
+        self._account = account_id
+        self.disable_schedule_on_trigger = disable_schedule_on_trigger
+        self._host = normalize_access_url(required_text(dbt_cloud_host, "dbt_cloud_host"))
+        self._log = log or logging.getLogger("dagster_dbtcloud")
+        self._clock = clock or SystemClock()
+        _deprecated("DbtCloudResource", "DbtCloudWorkspace", stacklevel=4)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dbt_cloud_host={self._host!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("The dbt Cloud resource is not pickled, since its token would be.")
+
+    def _client(self, *, retry_for: float = 600.0, timeout: float = 30.0) -> DbtCloudClient:
+        return DbtCloudClient(
+            account_id=int(required_text(self._account, "The dbt Cloud account id (account_id)")),
+            token=required_text(self._token, "The dbt Cloud token (auth_token)"),
+            access_url=self._host,
+            clock=self._clock,
+            retry_for=retry_for,
+            timeout=timeout,
+            logger=self._log,
+        )
+
+    def workspace(self, job_id: int) -> DbtCloudWorkspace:
+        """Return the workspace that a job belongs to: the new way to all that this class does."""
+        name = f"dagster_dbtcloud/legacy/{self._host}/{job_id}"
+        known = _dagster_private.recall(name)
+        if known is None:
+            job = self._asked(lambda client: client.job(job_id))
+            known = f"{job.project_id}/{job.environment_id}"
+        _dagster_private.remember(name, known)
+        project_id, environment_id = known.split("/")
+        return DbtCloudWorkspace(
+            account_id=self._account,
+            token=self._token,
+            access_url=self._host,
+            project_id=project_id,
+            environment_id=environment_id,
+            clock=self._clock,
+        )
+
+    def _asked(self, ask: Callable[[DbtCloudClient], T]) -> T:
+        try:
+            with self._client() as client:
+                return ask(client)
+        except ApiError as error:
+            raise dg.Failure(description=str(error)) from error
+
+    def make_request(
+        self,
+        method: str,
+        endpoint: str,
+        data: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        return_text: bool = False,
+        base_url: str | None = None,
+    ) -> Any:
+        """Send a request; ``endpoint`` begins with the account's id. Raises: dagster.Failure."""
+        version = "v3" if base_url is not None and "/v3/" in base_url else "v2"
+        path, _, query = endpoint.strip("/").partition("?")
+        rest = path.strip("/").split("/", 1)[1] if "/" in path.strip("/") else ""
+        given = dict(part.split("=", 1) for part in query.split("&") if "=" in part)
+        answer = self._asked(
+            lambda client: client.request(
+                method, f"{version}/{rest}", params={**given, **(params or {})}, body=data
+            )
+        )
+        return {"text": json.dumps(answer)} if return_text else answer
+
+    @property
+    def api_v2_base_url(self) -> str:
+        return f"{self._host}/api/v2/accounts/"
+
+    @property
+    def api_v3_base_url(self) -> str:
+        return f"{self._host}/api/v3/accounts/"
+
+    # jobs
+
+    def list_jobs(
+        self, project_id: int, order_by: str | None = "-id"
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return all jobs of a project."""
+        found: list[Mapping[str, Any]] = []
+        while True:
+            params = {"project_id": project_id, "order_by": order_by, "offset": len(found)}
+            page = self._get("v2/jobs/", params)
+            found += page
+            if len(page) < 100:
+                return found
+
+    def get_job(self, job_id: int) -> Mapping[str, Any]:
+        job: Mapping[str, Any] = self._get(f"v2/jobs/{job_id}/")
+        return job
+
+    def update_job(self, job_id: int, **kwargs: Any) -> Mapping[str, Any]:
+        """Change fields of a job; a mapping among them changes only the fields that it names."""
+
+        def update(client: DbtCloudClient) -> None:
+            job = client.job(job_id)
+            merged = {
+                name: {**getattr(job, name, {}), **value} if isinstance(value, Mapping) else value
+                for name, value in kwargs.items()
+            }
+            client.update_job(job, **merged)
+
+        self._asked(update)
+        return self.get_job(job_id)
+
+    def get_job_environment_variables(self, project_id: int, job_id: int) -> Mapping[str, Any]:
+        """Return the environment variables of a job, by name."""
+        variables: Mapping[str, Any] = self._get(
+            f"v3/projects/{project_id}/environment-variables/job/", {"job_definition_id": job_id}
+        )
+        return variables
+
+    def set_job_environment_variable(
+        self, project_id: int, job_id: int, environment_variable_id: int, name: str, value: str
+    ) -> Mapping[str, Any]:
+        """Set an environment variable for a job."""
+        path = f"v3/projects/{project_id}/environment-variables/{environment_variable_id}/"
+
+        def send(client: DbtCloudClient) -> Mapping[str, Any]:
+            answer: Mapping[str, Any] = client.request(
+                "POST",
+                path,
+                body={
+                    "id": environment_variable_id,
+                    "account_id": client.account_id,
+                    "project_id": project_id,
+                    "job_definition_id": job_id,
+                    "type": "job",
+                    "name": name,
+                    "raw_value": value,
+                },
+            )
+            return answer
+
+        return self._asked(send)
+
+    # runs
+
+    def get_runs(
+        self,
+        include_related: Sequence[str] | None = None,
+        job_id: int | None = None,
+        order_by: str | None = "-id",
+        offset: int = 0,
+        limit: int = 100,
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return one page of runs."""
+        runs: Sequence[Mapping[str, Any]] = self._get(
+            "v2/runs/",
+            {
+                "include_related": ",".join(include_related or ()) or None,
+                "job_definition_id": job_id,
+                "order_by": order_by,
+                "offset": offset,
+                "limit": limit,
+            },
+        )
+        return runs
+
+    def get_run(
+        self, run_id: int, include_related: Sequence[str] | None = None
+    ) -> Mapping[str, Any]:
+        params = {"include_related": ",".join(include_related or ()) or None}
+        run: Mapping[str, Any] = self._get(f"v2/runs/{run_id}/", params)
+        return run
+
+    def get_run_steps(self, run_id: int) -> Sequence[str]:
+        """Return the dbt commands that a run was made with."""
+        details = self.get_run(run_id, ["trigger", "job"])
+        steps = (details.get("trigger") or {}).get("steps_override")
+        return steps or (details.get("job") or {}).get("execute_steps") or []
+
+    def cancel_run(self, run_id: int) -> Mapping[str, Any]:
+        """Cancel a run; one that is over already stays as it is."""
+        self._log.info(f"Cancelling dbt Cloud run {run_id}.")
+        self._asked(lambda client: client.cancel_run(run_id))
+        return self.get_run(run_id)
+
+    def list_run_artifacts(self, run_id: int, step: int | None = None) -> Sequence[str]:
+        return list(self._asked(lambda client: client.artifact_paths(run_id, step=step)))
+
+    def get_run_artifact(self, run_id: int, path: str, step: int | None = None) -> str:
+        return self._asked(lambda client: client.artifact(run_id, path, step=step)).decode()
+
+    def get_manifest(self, run_id: int, step: int | None = None) -> Mapping[str, Any]:
+        return self._json(run_id, "manifest.json", step)
+
+    def get_run_results(self, run_id: int, step: int | None = None) -> Mapping[str, Any]:
+        """Return run_results.json of a step; of the last one by default, as dbt Cloud does."""
+        return self._json(run_id, RUN_RESULTS, step)
+
+    def _json(self, run_id: int, path: str, step: int | None) -> Mapping[str, Any]:
+        content: Mapping[str, Any] = json.loads(self.get_run_artifact(run_id, path, step))
+        return content
+
+    def _get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        return self._asked(lambda client: client.request("GET", path, params=params))
+
+    def run_job(self, job_id: int, **kwargs: Any) -> Mapping[str, Any]:
+        """Start a run of a job, once; ``kwargs`` are the overrides that the API takes.
+
+        A trigger whose answer is lost is looked for by its cause before another is sent.
+
+        Raises: dagster.Failure; ConfigError, for an override that the API does not take.
+        """
+        return self.get_run(self._start(job_id, kwargs).id, ["trigger", "job"])
+
+    def _start(self, job_id: int, overrides: Mapping[str, Any]) -> Run:
+        fields = {key: value for key, value in overrides.items() if value is not None}
+        unknown = sorted(set(fields) - set(TriggerRun.model_fields))
+        if unknown:
+            known = ", ".join(sorted(TriggerRun.model_fields))
+            raise ConfigError(f"A run has no {unknown[0]!r} to override; it takes {known}.")
+        mark = f"[{uuid4().hex}]"  # what an unanswered trigger is found by
+        cause = str(fields.pop("cause", "") or "Triggered via Dagster")
+        cause = f"{cause[: CAUSE_LIMIT - len(mark) - 1]} {mark}"
+        if "steps_override" in fields:
+            fields["steps_override"] = tuple(fields["steps_override"])
+        trigger = TriggerRun(cause=cause, **fields)
+
+        def start(client: DbtCloudClient) -> Run:
+            try:
+                run = start_run(client, job_id, trigger, clock=self._clock, log=self._log.warning)
+            except Exception:
+                raise
+            except BaseException:  # terminated while the trigger was on its way
+                abandon(self._short_client(), job_id, cause)
+                raise
+            if self.disable_schedule_on_trigger:
+                self._mute(client, job_id)
+            return run
+
+        run = self._asked(start)
+        self._log.info(f"Started dbt Cloud run {run.id} of job {job_id}. {run.href or ''}")
+        return run
+
+    def _mute(self, client: DbtCloudClient, job_id: int) -> None:
+        try:
+            if mute(client, job_id):
+                self._log.info(f"The schedule of the dbt Cloud job {job_id} is off now.")
+        except ApiError as error:  # the run goes on
+            self._log.warning(f"The schedule of job {job_id} could not be taken off: {error}")
+
+    def _short_client(self) -> DbtCloudClient:
+        return self._client(retry_for=_LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
+
+    def poll_run(
+        self,
+        run_id: int,
+        poll_interval: float = DEFAULT_POLL_INTERVAL,
+        poll_timeout: float | None = None,
+        href: str | None = None,
+    ) -> Mapping[str, Any]:
+        """Follow a run to its end; return its details with job, trigger and steps.
+
+        ``poll_timeout`` is in seconds; then, or when the step is terminated, the run is cancelled.
+
+        Raises: dagster.Failure, when the run does not succeed in time.
+        """
+        del poll_interval
+        status = ""
+        try:
+            with self._leaving(run_id), self._client() as client:
+                for run in follow(client, run_id, clock=self._clock, timeout=poll_timeout):
+                    if run.status_name != status:
+                        status = run.status_name
+                        self._log.info(f"dbt Cloud run {run_id}: {status}. {run.href or ''}")
+        except RunTimedOut as error:
+            raise self._failure(str(error), error.run_url or href) from error
+        except ApiError as error:
+            raise self._failure(str(error), href) from error
+        details = self.get_run(run_id, ["job", "trigger", "run_steps"])
+        if run.is_success:
+            return details
+        raise self._failure(
+            f"dbt Cloud run {run_id} did not succeed: {run.status_name}. "
+            f"{run.status_message or ''}".strip(),
+            run.href or href,
+            details,
+        )
+
+    @contextmanager
+    def _leaving(self, run_id: int) -> Iterator[None]:
+        """Cancel the run that nobody will watch any more; never hide why we leave."""
+        try:
+            yield
+        except BaseException:
+            with suppress(DbtCloudError), self._short_client() as client:
+                client.cancel_run(run_id)
+                self._log.warning(f"Cancelled dbt Cloud run {run_id}.")
+            raise
+
+    def _failure(
+        self, description: str, href: str | None, details: Mapping[str, Any] | None = None
+    ) -> dg.Failure:
+        metadata: dict[str, dg.MetadataValue] = {}
+        if href:
+            metadata["run_page_url"] = dg.MetadataValue.url(href)
+        if details:
+            without_logs = {key: value for key, value in details.items() if key != "run_steps"}
+            metadata["run_details"] = dg.MetadataValue.json(without_logs)
+        return dg.Failure(description=description, metadata=metadata)
+
+    def run_job_and_poll(
+        self,
+        job_id: int,
+        poll_interval: float = DEFAULT_POLL_INTERVAL,
+        poll_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> DbtCloudOutput:
+        """Run a job to its end: ``run_job``, then ``poll_run``, then the results of every step.
+
+        Raises: dagster.Failure; ConfigError.
+        """
+        started = self._start(job_id, kwargs)
+        details = self.poll_run(started.id, poll_interval, poll_timeout, started.href)
+        return DbtCloudOutput(details, self._results(_run(details)), client=self)
+
+    def _results(self, run: Run) -> Mapping[str, Any]:
+        """Return run_results.json of all steps that build or test, as one; empty without any."""
+        whole: dict[str, Any] = {}
+        for step in run.run_steps:
+            if dbt_command(step.command) in BUILDING | CHECKING:
+                content = self._results_of(run, step)
+                results = [*whole.get("results", ()), *content.get("results", ())]
+                whole = {**whole, **content, "results": results}
+        if not whole:
+            self._log.info(f"dbt Cloud run {run.id} left no results.")
+        return whole
+
+    def _results_of(self, run: Run, step: RunStep) -> Mapping[str, Any]:
+        waited, delay = 0.0, 1.0
+        while True:
+            try:
+                with self._client() as client:
+                    data = client.artifact(run.id, RUN_RESULTS, step=step.index)
+                content: Mapping[str, Any] = json.loads(data)
+                return content
+            except NotFoundError:
+                if waited >= _LATE_RESULTS_SECONDS:
+                    return {}
+            except ApiError as error:
+                raise dg.Failure(description=str(error)) from error
+            self._clock.sleep(delay)
+            waited, delay = waited + delay, min(delay * 2, 10.0)
+
+
+# --- the resources -------------------------------------------------------------------------------
+
+
+class DbtCloudClientResource(dg.ConfigurableResource[Any], dg.IAttachDifferentObjectToOpContext):
+    """The account as a Dagster resource; ops get a ``DbtCloudResource``.
+
+    ::
+
+        DbtCloudClientResource(
+            auth_token=dg.EnvVar("DBT_CLOUD_API_TOKEN"),
+            account_id=dg.EnvVar.int("DBT_CLOUD_ACCOUNT_ID"),
+        )
+    """
+
+    auth_token: dg.ResourceDependency[Any]
+    account_id: dg.ResourceDependency[Any]
+    dbt_cloud_host: dg.ResourceDependency[Any]
+    clock: dg.ResourceDependency[Any]
+    disable_schedule_on_trigger: bool = Field(
+        default=True, description="Whether the schedule of a job that is triggered is taken off."
+    )
+
+    def __init__(
+        self,
+        *,
+        account_id: Any,
+        auth_token: Any = None,
+        api_token: Any = None,
+        disable_schedule_on_trigger: bool = True,
+        request_max_retries: int = 3,
+        request_retry_delay: float = 0.25,
+        dbt_cloud_host: Any = DEFAULT_ACCESS_URL,
+        clock: Clock | None = None,
+    ) -> None:
+        del request_max_retries, request_retry_delay
+        token = auth_token if auth_token is not None else api_token
+        del auth_token, api_token
+        super().__init__(
+            auth_token=token,
+            account_id=account_id,
+            dbt_cloud_host=dbt_cloud_host,
+            clock=clock,
+            disable_schedule_on_trigger=disable_schedule_on_trigger,
+        )
+
+    def __repr__(self) -> str:
+        return "DbtCloudClientResource()"
+
+    __str__ = __repr__
+
+    def get_dbt_client(self, log: logging.Logger | None = None) -> DbtCloudResource:
+        """Return the client; inside a run it writes to the run's log."""
+        return DbtCloudResource(
+            auth_token=self.auth_token,
+            account_id=self.account_id,
+            disable_schedule_on_trigger=self.disable_schedule_on_trigger,
+            dbt_cloud_host=self.dbt_cloud_host,
+            log=log,
+            clock=self.clock,
+        )
+
+    def get_object_to_set_on_execution_context(self) -> DbtCloudResource:
+        return self.get_dbt_client(self.get_resource_context().log)
+
+
+class _DbtCloudResourceDefinition(dg.ResourceDefinition):
+    """Also to be called with the configuration by name, as some documentation has it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args or not kwargs or "init_context" in kwargs:
+            return super().__call__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self.configured(kwargs)
+
+
+def _make_resource(context: dg.InitResourceContext) -> DbtCloudResource:
+    config = context.resource_config
+    return DbtCloudResource(
+        auth_token=config.get("auth_token") or config.get("api_token"),
+        account_id=config["account_id"],
+        disable_schedule_on_trigger=config["disable_schedule_on_trigger"],
+        dbt_cloud_host=config["dbt_cloud_host"],
+        log=context.log,
+    )
+
+
+dbt_cloud_resource = _DbtCloudResourceDefinition(
+    resource_fn=_make_resource,
+    config_schema={
+        "auth_token": dg.Field(dg.StringSource, is_required=False),
+        "api_token": dg.Field(dg.StringSource, is_required=False),
+        "account_id": dg.Field(dg.IntSource),
+        "disable_schedule_on_trigger": dg.Field(bool, default_value=True),
+        "request_max_retries": dg.Field(int, default_value=3, description="Not used."),
+        "request_retry_delay": dg.Field(float, default_value=0.25, description="Not used."),
+        "dbt_cloud_host": dg.Field(dg.StringSource, default_value=DEFAULT_ACCESS_URL),
+    },
+    description="A dbt Cloud account: its jobs and runs.",
+)
+"""The account as a resource of the older kind: ``dbt_cloud_resource.configured({...})``."""
+
+
+# --- the op --------------------------------------------------------------------------------------
+
+
+class DbtCloudRunOpConfig(dg.Config):
+    """What ``dbt_cloud_run_op`` is configured with."""
+
+    job_id: int = Field(description="The dbt Cloud job to run.")
+    poll_interval: float = Field(default=DEFAULT_POLL_INTERVAL, description="Not used.")
+    poll_timeout: float | None = Field(
+        default=None, description="Seconds after which the run is cancelled. Default: no limit."
+    )
+    yield_materializations: bool = Field(
+        default=True, description="Whether what the run built is materialized in Dagster."
+    )
+    asset_key_prefix: list[str] = Field(
+        default=["dbt"], description="What stands before the unique id in the asset keys."
+    )
+
+
+@dg.op(
+    required_resource_keys={"dbt_cloud"},
+    ins={"start_after": dg.In(dg.Nothing)},
+    out=dg.Out(DbtCloudOutput, description="The finished run and dbt's results."),
+    tags={"dagster/compute_kind": "dbt_cloud"},
+)
+def dbt_cloud_run_op(context: dg.OpExecutionContext, config: DbtCloudRunOpConfig) -> Iterator[Any]:
+    """Run a dbt Cloud job to its end, and materialize what it built::
+
+        run_nightly = dbt_cloud_run_op.configured({"job_id": 54321}, name="run_nightly")
+
+        @dg.job(resource_defs={"dbt_cloud": my_dbt_cloud_resource})
+        def nightly():
+            run_nightly()
+
+    Raises: dagster.Failure, when the run does not succeed.
+    """
+    _deprecated("dbt_cloud_run_op", "DbtCloudWorkspace.run_job in an op or in @dbt_cloud_assets")
+    output = context.resources.dbt_cloud.run_job_and_poll(
+        config.job_id, poll_interval=config.poll_interval, poll_timeout=config.poll_timeout
+    )
+    if config.yield_materializations:
+        for result in output.result.get("results", ()):
+            unique_id = str(result.get("unique_id"))
+            built = result.get("status") in ("success", "warn", "partial success")
+            if built and unique_id.split(".")[0] in ASSET_TYPES:
+                yield dg.AssetMaterialization(
+                    asset_key=[*config.asset_key_prefix, *unique_id.split(".")],
+                    description=f"dbt node {unique_id}",
+                    metadata=_metadata(result, output),
+                )
+    run = _run(output.run_details)
+    times = {"created_at": run.created_at, "started_at": run.started_at}
+    yield dg.Output(
+        output,
+        metadata={
+            **{
+                name: value.isoformat()
+                for name, value in {**times, "finished_at": run.finished_at}.items()
+                if value is not None
+            },
+            "total_duration": str(output.run_details.get("duration") or ""),
+            "run_duration": str(output.run_details.get("run_duration") or ""),
+        },
+    )
+
+
+def _metadata(result: Mapping[str, Any], output: DbtCloudOutput) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "Status": str(result.get("status")),
+        "Execution Time (seconds)": float(result.get("execution_time") or 0.0),
+        "dbt_cloud_run_id": str(output.run_id),
+    }
+    if output.run_details.get("href"):
+        metadata["dbt_cloud_run"] = dg.MetadataValue.url(output.run_details["href"])
+    return metadata
+
+
+# --- assets of a job -----------------------------------------------------------------------------
+
+
+class _JobTranslator(DagsterDbtTranslator):
+    """The functions of ``load_assets_from_dbt_cloud_job`` as a translator."""
+
+    def __init__(
+        self,
+        key: Callable[[NodeInfo], dg.AssetKey] | None,
+        group: Callable[[NodeInfo], str | None] | None,
+        freshness: Callable[[NodeInfo], Any] | None,
+        automation: Callable[[NodeInfo], Any] | None,
+    ) -> None:
+        super().__init__()
+        self._key, self._group = key, group
+        self._freshness, self._automation = freshness, automation
+
+    def get_asset_key(self, dbt_resource_props: NodeInfo) -> dg.AssetKey:
+        if self._key is None:
+            return super().get_asset_key(dbt_resource_props)
+        return self._key(dbt_resource_props)
+
+    def get_group_name(self, dbt_resource_props: NodeInfo) -> str | None:
+        if self._group is None:
+            return super().get_group_name(dbt_resource_props)
+        return self._group(dbt_resource_props)
+
+    def get_automation_condition(
+        self, dbt_resource_props: NodeInfo
+    ) -> dg.AutomationCondition[Any] | None:
+        if self._automation is None:
+            return super().get_automation_condition(dbt_resource_props)
+        policy = self._automation(dbt_resource_props)
+        if hasattr(policy, "to_automation_condition"):  # an AutoMaterializePolicy
+            policy = policy.to_automation_condition()
+        condition: dg.AutomationCondition[Any] | None = policy
+        return condition
+
+    def get_asset_spec(self, manifest: NodeInfo, unique_id: str, project: Any) -> dg.AssetSpec:
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        if self._freshness is None:
+            return spec
+        policy = _present_freshness(self._freshness(self.get_resource_props(manifest, unique_id)))
+        return spec if policy is None else spec.replace_attributes(freshness_policy=policy)
+
+
+def _present_freshness(policy: Any) -> Any:
+    """Return the present form of a freshness policy that allows a lag in minutes."""
+    minutes = getattr(policy, "maximum_lag_minutes", None)
+    if minutes is None:
+        return policy
+    window = timedelta(minutes=float(minutes))
+    cron = getattr(policy, "cron_schedule", None)
+    if not cron:
+        return dg.FreshnessPolicy.time_window(fail_window=window)
+    return dg.FreshnessPolicy.cron(
+        deadline_cron=cron,
+        lower_bound_delta=window,
+        timezone=getattr(policy, "cron_schedule_timezone", None) or "UTC",
+    )
+
+
+def load_assets_from_dbt_cloud_job(
+    dbt_cloud: DbtCloudClientResource | dg.ResourceDefinition,
+    job_id: int,
+    node_info_to_asset_key: Callable[[NodeInfo], dg.AssetKey] | None = None,
+    node_info_to_group_fn: Callable[[NodeInfo], str | None] | None = None,
+    node_info_to_freshness_policy_fn: Callable[[NodeInfo], Any] | None = None,
+    node_info_to_auto_materialize_policy_fn: Callable[[NodeInfo], Any] | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    partition_key_to_vars_fn: Callable[[str], Mapping[str, Any]] | None = None,
+    op_tags: Mapping[str, Any] | None = None,
+) -> dg.AssetsDefinition:
+    """Return the nodes that a dbt Cloud job builds as assets, which running the job materializes.
+
+    The functions get a node's entry in manifest.json, and return its asset key, group, freshness
+    policy (``dagster.FreshnessPolicy``, or an older one with ``maximum_lag_minutes``), automation
+    condition or ``AutoMaterializePolicy``. ``partition_key_to_vars_fn`` gives dbt's vars for a
+    partition. The manifest is that of a run that has been; no run is started to get one while
+    there is any. dbt's tests become asset checks.
+
+    Raises: ConfigError, StateError; dagster.Failure, when dbt Cloud does not answer.
+    """
+    _deprecated("load_assets_from_dbt_cloud_job", "@dbt_cloud_assets(workspace=..., job=...)")
+    if partition_key_to_vars_fn is not None and partitions_def is None:
+        raise ConfigError("partition_key_to_vars_fn needs a partitions_def.")
+    resource = _initialized(dbt_cloud)
+    workspace = resource.workspace(job_id)
+    to_vars = partition_key_to_vars_fn
+
+    def partition_vars(context: Any) -> Mapping[str, Any]:
+        return {} if to_vars is None else to_vars(context.partition_key)
+
+    # Steps find the function by its name, and a project may have several such jobs.
+    partition_vars.__qualname__ = f"load_assets_from_dbt_cloud_job[{job_id}]"
+
+    @dbt_cloud_assets(
+        workspace=workspace,
+        job=job_id,
+        name=f"dbt_cloud_job_{job_id}",
+        dagster_dbt_translator=_JobTranslator(
+            node_info_to_asset_key,
+            node_info_to_group_fn,
+            node_info_to_freshness_policy_fn,
+            node_info_to_auto_materialize_policy_fn,
+        ),
+        partitions_def=partitions_def,
+        partition_vars=partition_vars,
+        # The vars are of one partition, so is each run.
+        backfill_policy=dg.BackfillPolicy.multi_run(1) if to_vars is not None else None,
+        op_tags=op_tags,
+    )
+    def assets(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        invocation = workspace.run_job(
+            context=context, disable_schedule_on_trigger=resource.disable_schedule_on_trigger
+        )
+        yield from invocation.wait()
+
+    return assets
+
+
+def _initialized(dbt_cloud: DbtCloudClientResource | dg.ResourceDefinition) -> DbtCloudResource:
+    if isinstance(dbt_cloud, DbtCloudClientResource):
+        return dbt_cloud.get_dbt_client()
+    if isinstance(dbt_cloud, dg.ResourceDefinition):
+        made = dbt_cloud(dg.build_init_resource_context())
+        if isinstance(made, DbtCloudResource):
+            return made
+    raise ConfigError(
+        "dbt_cloud takes dbt_cloud_resource.configured({...}) or a DbtCloudClientResource, not "
+        f"{type(dbt_cloud).__name__}."
+    )
