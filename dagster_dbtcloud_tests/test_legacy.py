@@ -28,9 +28,6 @@ from dagster_dbtcloud.legacy import (
 from dagster_dbtcloud.sandbox import Fault, PastStep
 from dagster_dbtcloud_tests.stage import Stage, run_results
 
-# Each name says once in a process that there is a better way; one test asks for it.
-pytestmark = pytest.mark.filterwarnings("ignore:dagster_dbtcloud.legacy:DeprecationWarning")
-
 ORDERS = dg.AssetKey("orders")
 BUILT = (
     ("seed.tiny.raw_orders", "success"),
