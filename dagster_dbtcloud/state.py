@@ -24,6 +24,7 @@ from typing import Any
 
 from dagster_dbtcloud import _dagster_private
 from dagster_dbtcloud.clock import Clock
+from dagster_dbtcloud.cloud.budget import SharedBudget
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.filters import why_not_production
 from dagster_dbtcloud.cloud.models import Run, RunStatus
@@ -231,6 +232,11 @@ class ManifestCache:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def request_budget(self, access_url: str, account_id: int) -> SharedBudget:
+        """Return the count of requests that all processes with this cache keep together."""
+        name = sha256(f"{access_url}|{account_id}".encode()).hexdigest()[:24]
+        return SharedBudget(self.root / "requests" / f"{name}.json")
 
     def _content(self, digest: str) -> Path:
         # Another form has another name: two versions of this package may share a cache.

@@ -341,6 +341,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             timeout=timeout or self.request_timeout,
             retry_for=retry_for,
             logger=log,
+            budget=self._cache().request_budget(access_url, account_id),
         )
 
     def get_clock(self) -> Clock:

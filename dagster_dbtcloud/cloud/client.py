@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.cloud import pages, retry
 from dagster_dbtcloud.cloud.answer import Answer, Envelope, envelope_of, error_of
+from dagster_dbtcloud.cloud.budget import SharedBudget
 from dagster_dbtcloud.cloud.models import (
     Account,
     BrokenRun,
@@ -71,7 +72,7 @@ class DbtCloudClient:
     ``jitter`` gives numbers in [0, 1). ``logger`` gets a warning for each new try; each request is
     counted, and logged at DEBUG to ``dagster_dbtcloud.cloud`` only. Proxies and the CA bundle come
     from httpx's usual environment variables (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE ...);
-    ``transport`` replaces them.
+    ``transport`` replaces them. ``budget`` counts the requests of all processes together.
 
     Nothing is sent before the first call. A forked process gets connections of its own. A client is
     not pickled, since its token would be; a copy is the same client. ``close()`` may be followed by
@@ -93,6 +94,7 @@ class DbtCloudClient:
         transport: httpx.BaseTransport | None = None,
         logger: logging.Logger | None = None,
         jitter: Callable[[], float] = random.random,
+        budget: SharedBudget | None = None,
     ) -> None:
         self._secret = Secret(token)
         # A traceback that shows the locals of this frame is not to show it.
@@ -111,6 +113,7 @@ class DbtCloudClient:
         self._given_transport = transport
         self._logger = logger or _LOGGER
         self._jitter = jitter
+        self._budget = budget
         self._lock = threading.Lock()
         self._open: Transport | None = None
         self._process = os.getpid()
@@ -466,6 +469,7 @@ class DbtCloudClient:
         while True:
             attempt += 1
             retry_after: float | None = None
+            self._wait_for_budget(started)
             try:
                 answer = self._send(method, path, set_params, body, accept)
                 retry_after = retry.parse_retry_after(
@@ -477,6 +481,10 @@ class DbtCloudClient:
             except ApiError as error:
                 if isinstance(error, RateLimitedError):
                     error.retry_after = retry_after
+                    if self._budget is not None:
+                        self._budget.close(
+                            self._clock.now(), retry_after or retry.FIRST_RATE_LIMIT_WAIT
+                        )
                 if method == "DELETE" and doubtful and isinstance(error, NotFoundError):
                     return read(answer)
                 failure = _failure(error)
@@ -496,6 +504,22 @@ class DbtCloudClient:
                 doubtful = doubtful or failure not in retry.SURELY_UNDONE
                 self._logger.warning("%s Trying again in %.1f s (try %d).", error, wait, attempt)
             self._clock.sleep(wait)
+
+    def _wait_for_budget(self, started: float) -> None:
+        """Wait until all processes together have room for a request, within this call's budget.
+
+        After that it is sent all the same: a cancel that must go out now may be lucky.
+        """
+        while self._budget is not None and (wait := self._budget.take(self._clock.now())):
+            left = self._retry_for - (self._clock.monotonic() - started)
+            if left <= 0:
+                return
+            self._logger.warning(
+                "Waiting %.0f s: Dagster's processes on this machine have sent dbt Cloud as many "
+                "requests as it takes for now.",
+                min(wait, left),
+            )
+            self._clock.sleep(min(wait, left))
 
     def _send(
         self,

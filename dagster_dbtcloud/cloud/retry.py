@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 
 # Seconds. After a 429 the door stays closed for five minutes, perhaps without a word (fact 21).
 COOL_DOWN = 300.0
-_FIRST_RATE_LIMIT_WAIT = 30.0
+FIRST_RATE_LIMIT_WAIT = 30.0
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
 _SHORTEST_WAIT = 0.01  # below it the budget is spent: rounding could leave a rest for ever
@@ -82,7 +82,7 @@ def decide(
         # Never faster than our own pace: a server that always says 0 is not to be hammered.
         wait, longest = max(wait, retry_after), COOL_DOWN
     elif failure is Failure.RATE_LIMITED:
-        wait, longest = _FIRST_RATE_LIMIT_WAIT * doubled, COOL_DOWN
+        wait, longest = FIRST_RATE_LIMIT_WAIT * doubled, COOL_DOWN
     wait = min(wait * (1 + _SPREAD * jitter), longest)
     return min(wait, left)
 

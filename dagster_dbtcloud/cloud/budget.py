@@ -1,0 +1,93 @@
+"""How many requests all processes of a machine send to one account together, kept in a small file.
+
+dbt Cloud allows an account 5,000 requests a minute, and answers 429 for five minutes after that
+(fact 21 of docs/dbt-cloud-api.md). It neither sends nor waits; the client does. A file that cannot
+be used is no reason to send nothing: then each process counts for itself alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes there may count one request as none, a small error
+    fcntl = None  # type: ignore[assignment]
+
+PER_MINUTE = 4_000
+"""Requests; the rest of dbt Cloud's 5,000 is left to people, and to other machines."""
+_LONGEST = 300.0
+"""Seconds; a clock that was set back must not close the door for longer."""
+
+
+@dataclass(frozen=True)
+class _Counted:
+    minute: int = 0
+    sent: int = 0
+    closed_until: float = 0.0
+
+
+class SharedBudget:
+    """The count of one account's requests, in the file ``path``, which is made when needed."""
+
+    def __init__(self, path: Path, *, per_minute: int = PER_MINUTE) -> None:
+        self._path = path
+        self._per_minute = per_minute
+        self._alone = _Counted()
+
+    def take(self, now: datetime) -> float:
+        """Count one request, and return 0; or the seconds after which to ask again."""
+        time = now.timestamp()
+        with self._changing() as held:
+            known = held[0]
+            if time < known.closed_until <= time + _LONGEST:
+                return known.closed_until - time
+            minute = int(time // 60)
+            sent = known.sent if known.minute == minute else 0
+            if sent >= self._per_minute:
+                return 60.0 - time % 60
+            held[0] = _Counted(minute, sent + 1)
+        return 0.0
+
+    def close(self, now: datetime, seconds: float) -> None:
+        """Let nobody send for some seconds: dbt Cloud said that it were too many."""
+        with self._changing() as held:
+            known = held[0]
+            until = now.timestamp() + min(seconds, _LONGEST)
+            held[0] = _Counted(known.minute, known.sent, until)
+
+    @contextmanager
+    def _changing(self) -> Iterator[list[_Counted]]:
+        """Hold what is known, alone; what it is changed to is kept."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("a+", encoding="utf-8")
+        except OSError:
+            held = [self._alone]
+            yield held
+            self._alone = held[0]
+            return
+        with file:  # closing it gives the lock back, as the end of the process does
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            before = _read(file.read())
+            held = [before]
+            yield held
+            if held[0] != before:
+                file.truncate(0)
+                file.write(json.dumps(vars(held[0])))
+
+
+def _read(text: str) -> _Counted:
+    try:
+        raw: Any = json.loads(text)
+        return _Counted(int(raw["minute"]), int(raw["sent"]), float(raw["closed_until"]))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return _Counted()  # new, or damaged: the minute begins anew
