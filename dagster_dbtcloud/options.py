@@ -21,17 +21,15 @@ from typing_extensions import TypedDict
 
 from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.harvest import dbt_command
+from dagster_dbtcloud.variables import as_text, with_vars
 
 OPTION_TAG_PREFIX = "dagster_dbtcloud/"
 """A run tag ``dagster_dbtcloud/<option>`` sets that option."""
 
-_TAKES_NO_VARS = frozenset({"clean", "debug", "init"})
 _TAKES_FULL_REFRESH = frozenset({"build", "clone", "compile", "retry", "run", "seed"})
 _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 _SHA = re.compile(r"[0-9a-fA-F]{7,64}")
 _LARGEST = 2**31 - 1
-_NOT_AS_IT_IS = re.compile("['\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-"""The quote of shells, and what YAML allows in no text or takes for the end of a line."""
 
 
 class OptionArguments(TypedDict, total=False):
@@ -138,10 +136,7 @@ class RunOptions:
         command = dbt_command(shlex.join(["dbt", *words]))
         if command is None:
             return [*words]
-        result = [*words]
-        if self.vars and command not in _TAKES_NO_VARS:
-            result, own = _without_vars(words)
-            result += ["--vars", _as_yaml({**self.vars, **own})]
+        result = with_vars(words, self.vars)
         if self.full_refresh is not None and command in _TAKES_FULL_REFRESH:
             own_word = {"--full-refresh", "-f", "--no-full-refresh"} & {*words}
             if self.full_refresh and not own_word:
@@ -229,35 +224,6 @@ def _close(name: str) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _as_yaml(values: Mapping[str, Any]) -> str:
-    """Return JSON that is YAML as well, and holds no quote that a shell might stumble over."""
-    text = json.dumps(values, default=_as_text, ensure_ascii=False)
-    return _NOT_AS_IT_IS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _without_vars(words: Sequence[str]) -> tuple[list[str], Mapping[str, Any]]:
-    """Return the words without ``--vars``, and what these said."""
-    kept: list[str] = []
-    said: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word == "--vars":
-            said.append(next(rest, ""))
-        elif word.startswith("--vars="):
-            said.append(word.removeprefix("--vars="))
-        else:
-            kept.append(word)
-    if not said:
-        return kept, {}
-    try:
-        read = yaml.safe_load(said[-1])  # dbt takes the last one, as YAML
-    except yaml.YAMLError:
-        read = said[-1]
-    if read is not None and not isinstance(read, dict):
-        raise ConfigError(f"--vars takes a YAML mapping, not {said[-1]!r}.")
-    return kept, read or {}
-
-
 # --- what each option takes ----------------------------------------------------------------------
 
 
@@ -269,17 +235,10 @@ def _mapping(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _refuse(name, value, "a mapping from names to values")
     try:
-        json.dumps(value, default=_as_text)
+        json.dumps(value, default=as_text)
     except (TypeError, ValueError):
         raise _refuse(name, value, "values that JSON can hold") from None
     return dict(value)
-
-
-def _as_text(value: object) -> str:
-    """Take dates and times as dbt would read them from YAML; nothing else that JSON cannot hold."""
-    if hasattr(value, "isoformat"):
-        return str(value)
-    raise TypeError
 
 
 def _flag(name: str, value: object) -> bool:

@@ -41,6 +41,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "demo": frozenset({"httpx", "rich"}),
     "cli": frozenset({"click", "rich", "yaml"}),
     "options": frozenset({"dagster", "pydantic", "yaml"}),
+    "variables": frozenset({"yaml"}),
 }
 MIDDLE = frozenset({"dagster", "pydantic"})
 """What every other room may import."""

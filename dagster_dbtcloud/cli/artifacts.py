@@ -34,7 +34,7 @@ def list_(cloud: Connection, run: str, step: int | None, as_json: bool) -> None:
     Example:
       dagster-dbtcloud artifacts list 70403103919483 --step 4
     """
-    paths = _paths(cloud, run_id_of(run), step)
+    paths = _paths(cloud, run_id_of(cloud, run), step)
     if as_json:
         show_json(list(paths))
         return
@@ -70,7 +70,7 @@ def download(
     to_stdout = str(output) == "-"
     if to_stdout and len(paths) != 1:
         raise click.UsageError("Standard output takes one artifact: name one PATH.")
-    run_id = run_id_of(run)
+    run_id = run_id_of(cloud, run)
     wanted = paths or _paths(cloud, run_id, step)
     if not wanted:
         raise ConfigError(f"Run {run_id} has no artifacts.")

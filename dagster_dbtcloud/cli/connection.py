@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
@@ -65,7 +66,7 @@ class Connection:
     Values are as users write them: ids, names, URLs. They are looked up when first needed.
     """
 
-    access_url: str
+    access_url: str | None
     account: str | None
     project: str | None
     environment: str | None
@@ -213,6 +214,39 @@ class Connection:
             f"Account {self.account_id()} has: {_listed(listed)}."
         )
 
+    def learn(self, text: str) -> None:
+        """Take host and account from a pasted address, as far as no option tells them.
+
+        Raises: ConfigError, when an option tells another one, or the host is nobody's we know: the
+        token would go astray.
+        """
+        from dagster_dbtcloud.cloud.urls import is_loopback, normalize_access_url, parse_url
+
+        if "://" not in text:
+            return
+        url = parse_url(text)
+        if self.access_url is None:
+            host = urlsplit(url.access_url).hostname or ""
+            if not (host.endswith((".dbt.com", ".getdbt.com")) or is_loopback(host)):
+                raise ConfigError(
+                    f"{host} is not one of dbt Cloud's own addresses; if it is yours, say so with "
+                    "--access-url, and the token is sent there."
+                )
+            self.access_url = url.access_url
+        elif normalize_access_url(self.access_url) != url.access_url:
+            raise ConfigError(
+                f"{text} is of another dbt Cloud than {normalize_access_url(self.access_url)}; set "
+                "--access-url, and a token of that one."
+            )
+        if url.account_id is None:
+            return
+        if self.account is None:
+            self.account = str(url.account_id)
+        elif self.account.isdecimal() and int(self.account) != url.account_id:
+            raise ConfigError(
+                f"{text} is of account {url.account_id}, not {self.account}; set --account-id."
+            )
+
     def get_token(self) -> str:
         """Return the token; only a client or a file of the user's gets it. Raises: ConfigError."""
         if self._token is None:
@@ -253,7 +287,7 @@ class Connection:
         for text in (self.account, self.project, self.environment):
             if text and "://" in text:
                 return parse_url(text).access_url
-        return self.access_url
+        return self.access_url or DEFAULT_ACCESS_URL
 
     def _account_in_options(self) -> int | None:
         from dagster_dbtcloud.cloud.urls import parse_url
@@ -303,8 +337,11 @@ def _listed(items: list[tuple[int, str]]) -> str:
     return f"{shown}{more}" if items else "none"
 
 
-def run_id_of(text: str) -> int:
-    """Return the id in ``text``: digits, or a run's URL. Raises: ConfigError."""
+def run_id_of(cloud: Connection, text: str) -> int:
+    """Return the id in ``text``: digits, or a run's URL, which may tell the account as well.
+
+    Raises: ConfigError.
+    """
     from dagster_dbtcloud.cloud.urls import parse_url
 
     found = int(text) if text.isdecimal() else None
@@ -315,6 +352,7 @@ def run_id_of(text: str) -> int:
             f"{text!r} is not a run: give its id or its address in dbt Cloud; "
             "`dagster-dbtcloud runs` lists them."
         )
+    cloud.learn(text)
     return found
 
 
@@ -413,7 +451,7 @@ def _connection(
             token = None
     tools = ctx.find_object(Tools) or Tools()
     return Connection(
-        access_url=given["access_url"] or DEFAULT_ACCESS_URL,
+        access_url=given["access_url"],
         account=given["account_id"],
         project=given["project_id"],
         environment=given["environment_id"],

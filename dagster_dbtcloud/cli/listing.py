@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dagster_dbtcloud.cli.commands import FAILED
 from dagster_dbtcloud.cli.connection import Connection, connected
 from dagster_dbtcloud.cli.output import (
     json_option,
@@ -132,6 +133,45 @@ def jobs(ctx: click.Context, cloud: Connection, name: str | None, as_json: bool)
         ],
         none="There is no such job that the token may see.",
     )
+
+
+@jobs.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@click.option("--whole-project", is_flag=True, help="In all environments of the project.")
+@json_option
+@connected
+def clean(cloud: Connection, dry_run: bool, whole_project: bool, as_json: bool) -> int:
+    """Delete the jobs that Dagster made for its own commands in the environment.
+
+    They are known by their description, not by their name; one with an active run stays. They are
+    made again when Dagster next needs them, and their runs stay in dbt Cloud's history. Exit code 1
+    if one could not be deleted.
+
+    \b
+    Example:
+      dagster-dbtcloud jobs clean --environment-id Staging --dry-run
+    """
+    from dagster_dbtcloud.jobs import clean_jobs
+
+    ids = cloud.ids()
+    with cloud.get_client() as client:
+        done = clean_jobs(client, ids, whole_project=whole_project, dry_run=dry_run)
+    if as_json:
+        show_json(
+            {
+                "deleted": [_job_facts(job) for job in done.deleted],
+                "kept": [{**_job_facts(job), "reason": reason} for job, reason in done.kept],
+                "dry_run": dry_run,
+            }
+        )
+        return FAILED if done.kept else 0
+    for job in done.deleted:
+        click.echo(f"{'would delete' if dry_run else 'deleted'}  {job.id}  {job.name}")
+    for job, reason in done.kept:
+        click.echo(f"kept  {job.id}  {job.name}: {reason}", err=True)
+    if not done.deleted and not done.kept:
+        click.echo("There are no jobs that Dagster made.", err=True)
+    return FAILED if done.kept else 0
 
 
 @click.command()

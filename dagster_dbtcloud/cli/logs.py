@@ -32,7 +32,7 @@ def logs(cloud: Connection, run: str, follow: bool, step: int | None) -> None:
       dagster-dbtcloud logs 70403103919483 --follow
       dagster-dbtcloud logs 70403103919483 --step 4
     """
-    run_id = run_id_of(run)
+    run_id = run_id_of(cloud, run)
     lines = StepLines()
     shown = False
     with signals_end(), cloud.get_client(retry_for=_FOLLOW_SECONDS) as client:

@@ -87,7 +87,7 @@ def manifest(cloud: Connection, run: str | None, output: Path | None, as_json: b
 
     content = b""
     if run is not None:
-        run_id: int | None = run_id_of(run)
+        run_id: int | None = run_id_of(cloud, run)
         with cloud.get_client() as client:
             try:
                 content = client.artifact(run_id or 0, "manifest.json")

@@ -6,7 +6,6 @@ A trigger whose answer is lost never becomes a second run (``starting.py``).
 from __future__ import annotations
 
 import functools
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -140,14 +139,19 @@ def run(
       dagster-dbtcloud run 1042 --steps "dbt build -s orders+" --vars '{day: 2026-01-31}'
       dagster-dbtcloud run nightly --json | jq .id
     """
-    mapping = _mapping(variables)
+    from dagster_dbtcloud.variables import read_vars
+
+    cloud.learn(job)
+    mapping = read_vars(variables) if variables is not None else {}
     with signals_end(), cloud.get_client(retry_for=_FOLLOW_SECONDS) as client:
         from dagster_dbtcloud.cloud.models import TriggerRun
         from dagster_dbtcloud.starting import abandon, start_run
 
         found = cloud.find_job(client, job)
         commands = [_with_dbt(step) for step in steps]
-        if mapping is not None:
+        if found.deactivated:
+            raise ConfigError(f"Job {found.id} ({found.name!r}) is deactivated in dbt Cloud.")
+        if mapping:
             commands = _with_vars(commands or list(found.execute_steps), mapping)
         trigger = TriggerRun(
             cause=_cause(cause),
@@ -182,7 +186,7 @@ def retry(cloud: Connection, run: str, watching: Watching) -> int:
     Example:
       dagster-dbtcloud retry 70403103919483 --wait
     """
-    run_id = run_id_of(run)
+    run_id = run_id_of(cloud, run)
     with signals_end(), cloud.get_client(retry_for=_FOLLOW_SECONDS) as client:
         from dagster_dbtcloud.starting import abandon, retry_run
 
@@ -220,7 +224,7 @@ def cancel(cloud: Connection, runs: tuple[str, ...]) -> int:
     Example:
       dagster-dbtcloud cancel 70403103919483 70403103919484
     """
-    ids = [run_id_of(text) for text in runs]
+    ids = [run_id_of(cloud, text) for text in runs]
     with cloud.get_client() as client:
         for run_id in ids:
             before = _existing(client, run_id)
@@ -457,35 +461,20 @@ def _with_dbt(step: str) -> str:
     return step if dbt_command(step) or not dbt_command(f"dbt {step}") else f"dbt {step}"
 
 
-def _mapping(text: str | None) -> dict[str, Any] | None:
-    """Return ``--vars`` as dbt reads it: a YAML mapping."""
-    if text is None:
-        return None
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
-    if not isinstance(value, dict) or not value:
-        raise click.UsageError(
-            f"--vars takes a YAML mapping, such as '{{day: 2026-01-31}}'; got {text!r}."
-        )
-    return value
-
-
 def _with_vars(commands: Sequence[str], variables: dict[str, Any]) -> list[str]:
-    """Return the commands, each with the variables."""
+    """Return the commands, each that takes variables with these; its own win name by name."""
+    from dagster_dbtcloud.variables import with_vars
+
     if not commands:
         raise click.UsageError("The job has no steps to give --vars to; name them with --steps.")
-    words = f"--vars {shlex.quote(json.dumps(variables, default=str))}"
+    result = []
     for command in commands:
-        if "--vars" in command:
-            raise click.UsageError(
-                f"The step {command!r} has --vars already, and dbt takes one; give the whole step "
-                "with --steps."
-            )
-    return [f"{command} {words}" for command in commands]
+        try:
+            program, *words = shlex.split(command)
+        except ValueError as error:
+            raise click.UsageError(f"The step {command!r} cannot be read: {error}.") from error
+        result.append(shlex.join([program, *with_vars(words, variables)]))
+    return result
 
 
 def _existing(client: DbtCloudClient, run_id: int) -> Run:

@@ -66,6 +66,45 @@ def test_a_job_is_named_by_id_name_or_url(stage: Stage, console: Console) -> Non
     assert ids == [run["id"] for run in sandbox.runs()]
 
 
+def test_an_address_tells_the_account_and_no_other_host_gets_the_token(
+    stage: Stage, console: Console
+) -> None:
+    """A pasted address needs nothing but a token, unless it contradicts what is set."""
+    run = stage.built()
+    url = stage.sandbox.run(run)["href"]
+    bare = {"DBT_CLOUD_ACCESS_URL": "", "DBT_CLOUD_ACCOUNT_ID": "", "DBT_CLOUD_PROJECT_ID": ""}
+    assert console("artifacts", "list", url, **bare).out == "manifest.json\n"
+    ended = console("logs", "https://cloud.getdbt.com/deploy/1/projects/2/runs/3")
+    assert ended.code == 2
+    assert "another dbt Cloud" in ended.err
+    ended = console("logs", "https://dbt.com.example.org/deploy/1/projects/2/runs/3", **bare)
+    assert ended.code == 2
+    assert "--access-url" in ended.err
+    ended = console("logs", f"{stage.sandbox.url}/deploy/1/projects/2/runs/3")
+    assert ended.code == 2
+    assert "account 1" in ended.err
+
+
+def test_jobs_clean_deletes_what_dagster_made(stage: Stage, console: Console) -> None:
+    """Nobody else's; what is busy stays, and the exit code tells."""
+    made = console("check")
+    assert made.code == 0
+    names = {job["name"] for job in stage.sandbox.jobs()}
+    (ours,) = names - {"nightly"}
+    ended = console("jobs", "clean", "--dry-run")
+    assert (ended.code, f"  {ours}" in ended.out) == (0, True)
+    assert {job["name"] for job in stage.sandbox.jobs()} == names
+    stage.play(hold=True)
+    busy = console("run", ours).out.strip()
+    ended = console("jobs", "clean", "--json")
+    assert ended.code == 1
+    assert busy in json.loads(ended.out)["kept"][0]["reason"]
+    stage.sandbox.release(int(busy))
+    until(lambda: stage.sandbox.run(int(busy))["is_complete"])
+    assert console("jobs", "clean").code == 0
+    assert {job["name"] for job in stage.sandbox.jobs()} == {"nightly"}
+
+
 def test_a_job_whose_name_is_not_its_own_is_asked_about(stage: Stage, console: Console) -> None:
     """Guessing would run the wrong one."""
     other = stage.sandbox.create_job("nightly", ["dbt run"])
@@ -87,7 +126,7 @@ def test_what_is_sent(stage: Stage, console: Console) -> None:
     assert ended.code == 0, ended.err
     (run,) = stage.sandbox.runs()
     trigger = run["trigger"]
-    variables = """ --vars '{"day": "2026-01-31", "note": "it'"'"'s"}'"""
+    variables = """ --vars '{"day": "2026-01-31", "note": "it\\u0027s"}'"""
     assert steps_of(run) == [f"dbt seed{variables}", f"dbt build -s orders+{variables}"]
     assert trigger["cause"].startswith("because [cli:")
     assert trigger["git_branch"] == "try"
@@ -97,11 +136,12 @@ def test_what_is_sent(stage: Stage, console: Console) -> None:
 
 
 def test_variables_go_to_the_jobs_own_steps(stage: Stage, console: Console) -> None:
-    """Nobody wants to say them again."""
+    """Nobody wants to say them again; what a step says itself stays."""
+    job = stage.sandbox.create_job("own", ["dbt build --vars 'a: 2'", "dbt clean"])
     stage.play()
-    assert console("run", "nightly", "--vars", "a: 1").code == 0
+    assert console("run", job, "--vars", "{a: 1, b: 3}").code == 0
     (run,) = stage.sandbox.runs()
-    assert steps_of(run) == ["""dbt build --vars '{"a": 1}'"""]
+    assert steps_of(run) == ["""dbt build --vars '{"a": 2, "b": 3}'""", "dbt clean"]
 
 
 def test_a_lost_answer_makes_no_second_run(stage: Stage, console: Console) -> None:
