@@ -21,7 +21,7 @@ from dagster_dbtcloud.dbt.selection import (
 )
 from dagster_dbtcloud.errors import ConfigError, SelectionError
 from dagster_dbtcloud.harvest import dbt_command
-from dagster_dbtcloud.specs import DbtSpecs, node_args_in_parts, unit_tests_alone
+from dagster_dbtcloud.specs import LONGEST, DbtSpecs, node_args_in_parts, unit_tests_alone
 
 _SELECTING = frozenset(
     {"build", "run", "test", "seed", "snapshot", "compile", "clone", "list", "ls"}
@@ -128,14 +128,15 @@ def for_nodes(
     *,
     own: tuple[str, str, str] = ("fqn:*", "", ""),
     exact: bool = False,
+    longest: int = LONGEST,
 ) -> tuple[list[list[str]], frozenset[str]]:
     """Return the dbt commands that run ``wanted``, and the nodes they must run.
 
     ``own`` are the definition's own select, exclude and selector, which say all that it holds
     unless ``exact`` (then the definition holds what a job builds). Words with a selection of their
     own, and commands that select nothing, stay as they are. ``dbt build`` passes over a unit test
-    whose model is not built with it, so those get a ``dbt test`` of their own. A selection too long
-    for one command becomes several, in the order of dependencies.
+    whose model is not built with it, so those get a ``dbt test`` of their own. A selection of more
+    than ``longest`` characters becomes several commands, in the order of dependencies.
     """
     command = dbt_command(shlex.join(["dbt", *words]))
     if selects_itself(words) or command not in _SELECTING:
@@ -149,7 +150,13 @@ def for_nodes(
         [*part_words, *args]
         for part_words, nodes in parts
         for args in node_args_in_parts(
-            specs, nodes, select=select, exclude=exclude, selector=selector, exact=exact
+            specs,
+            nodes,
+            select=select,
+            exclude=exclude,
+            selector=selector,
+            exact=exact,
+            longest=longest,
         )
     ]
     return commands, wanted if command == "build" else frozenset()
@@ -180,7 +187,7 @@ def nodes_of(manifest: Manifest, line: str) -> frozenset[str] | None:
     """
     words = words_of(line)
     types = _TYPES.get(dbt_command(line) or "")
-    if types is None:
+    if types is None or not words:
         return None
     said = read(words)
     if said.types and "all" not in said.types:

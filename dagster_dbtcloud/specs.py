@@ -52,6 +52,12 @@ MANIFEST = "dagster_dbtcloud/manifest"
 SHORT_ENOUGH = 1_000
 """Characters up to which a selection names its nodes one by one, for people to read."""
 
+LONGEST = 30_000
+"""Characters up to which a selection goes into one command (docs/dbt-cloud-api.md, fact 38)."""
+
+_ENDS = 30
+"""How many nodes a graph operator is written for, at most."""
+
 _EFFECTIVE_TYPES = TEST_TYPES | {"function", "saved_query"}
 """Types besides those of assets for which ``dbt build`` does something."""
 
@@ -145,6 +151,10 @@ def _is_asset(node: Node) -> bool:
         and node.materialized != EPHEMERAL
         and not node.facts.is_external
     )
+
+
+def _effective(manifest: Manifest) -> frozenset[str]:
+    return frozenset(i for i, node in manifest.nodes.items() if _is_effective(node))
 
 
 def _is_effective(node: Node) -> bool:
@@ -395,16 +405,57 @@ def node_args_in_parts(
     exclude: str = "",
     selector: str = "",
     exact: bool = False,
+    longest: int = LONGEST,
 ) -> list[tuple[str, ...]]:
-    """Return what ``node_args`` does, in several parts where one would be too long for a command.
+    """Return what ``node_args`` does, in several parts where one is longer than ``longest``.
 
-    No node of a part depends on one of a later part, and a test is in the part of its last parent.
+    No node of a part depends on one of a later part. A test is in the part of its last parent, or
+    in a later one; a unit test is in that of its model. Each part but a single node's is at most
+    ``longest`` characters.
 
     Raises: SelectionError, as ``node_args``.
     """
+    own = {"select": select, "exclude": exclude, "selector": selector}
+    args = node_args(specs, unique_ids, **own, exact=exact)
+    if len(" ".join(args)) <= longest:
+        return [args]
+    wanted = frozenset(unique_ids)
     return [
-        node_args(specs, unique_ids, select=select, exclude=exclude, selector=selector, exact=exact)
+        _Part(specs, part, select.split(), exclude.split(), selector, mode="buildable").args()
+        for part in _in_parts(specs, wanted, longest)
     ]
+
+
+def _in_parts(specs: DbtSpecs, wanted: frozenset[str], longest: int) -> Iterator[frozenset[str]]:
+    """Cut the nodes, in the order in which dbt would build them, where their names get too long."""
+    manifest = specs.manifest
+    place = {unique_id: number for number, unique_id in enumerate(manifest.topological())}
+    with_model: dict[str, list[str]] = {}
+    order: list[tuple[int, int, str]] = []
+    for unique_id in wanted:
+        node = manifest.nodes[unique_id]
+        above = [parent for parent in node.depends_on if parent in place]
+        models = [parent for parent in above if parent in wanted]
+        if node.resource_type == "unit_test" and models:
+            with_model.setdefault(models[0], []).append(unique_id)
+        elif node.resource_type in TEST_TYPES:
+            order.append((max((place[parent] for parent in above), default=0), 1, unique_id))
+        else:
+            order.append((place[unique_id], 0, unique_id))
+    names = _Names(manifest, others=_effective(manifest) - wanted)
+    room = longest - len("--select --indirect-selection buildable")
+    part: list[str] = []
+    length = 0
+    for _, _, unique_id in sorted(order):
+        block = [unique_id, *with_model.get(unique_id, ())]
+        more = sum(len(names.word(each, compact=False) or "") + 1 for each in block)
+        if part and length + more > room:
+            yield frozenset(part)
+            part, length = [], 0
+        part += block
+        length += more
+    if part:
+        yield frozenset(part)
 
 
 def unit_tests_alone(manifest: Manifest, unique_ids: Collection[str]) -> frozenset[str]:
@@ -437,6 +488,8 @@ class _Form:
     select: Sequence[str]
     exclude: Sequence[str] = ()
     mode: str = "empty"
+    cost: int = 1
+    """How many characters one of its characters counts for: names are easier to read than ends."""
 
     def args(self) -> tuple[str, ...]:
         args = ["--select", *self.select]
@@ -460,6 +513,8 @@ class _Part:
         select: Sequence[str],
         exclude: Sequence[str],
         selector: str,
+        *,
+        mode: str = "",
     ) -> None:
         self.specs = specs
         self.manifest = specs.manifest
@@ -468,22 +523,28 @@ class _Part:
         self.assets = wanted & specs.asset_keys.keys()
         self.checks = wanted - self.assets
         self.tests_come_along = not specs.translator.settings.enable_asset_checks
-        self.effective = frozenset(
-            unique_id for unique_id, node in self.manifest.nodes.items() if _is_effective(node)
-        )
+        self.mode = mode if self.tests_come_along else "empty"
+        self.effective = _effective(self.manifest)
 
     def args(self) -> tuple[str, ...]:
         if len(self.assets) <= SHORT_ENOUGH / 2:  # a name and a blank take two characters or more
             named = self._shortest(self._by_names(compact=False))
             if named is not None and named.length() <= SHORT_ENOUGH:
                 return named.args()
-        form = self._shortest((*self._by_names(compact=True), *self._without_the_rest()))
+        forms = [
+            *self._by_names(compact=True),
+            *self._by_names(compact=False),
+            *self._without_the_rest(),
+            *self._by_kind(),
+        ]
+        form = self._shortest(forms)
         if form is None:
             self._refuse()
         return form.args()
 
     def _shortest(self, forms: Iterable[_Form]) -> _Form | None:
-        return next(filter(self._is_exact, sorted(forms, key=_Form.length)), None)
+        by_cost = sorted(forms, key=lambda form: form.length() * form.cost)
+        return next(filter(self._is_exact, by_cost), None)
 
     def _is_exact(self, form: _Form) -> bool:
         found = self.effective & select_nodes(
@@ -503,7 +564,7 @@ class _Part:
         names = _Names(self.manifest, others=others)
         words = names.words(self.wanted, compact=compact)
         if words is not None:
-            yield _Form(words, mode="" if self.tests_come_along else "empty")
+            yield _Form(words, mode=self.mode)
         if self.tests_come_along:
             return
         # Shorter where the checks are those that dbt runs with the assets anyway, or nearly so.
@@ -536,6 +597,74 @@ class _Part:
         if words is not None:
             yield _Form(select, [*exclude, *words], mode="empty")
             yield _Form(select, [*exclude, *words], mode="eager")
+
+    def _by_kind(self) -> Iterator[_Form]:
+        """Begin with what many of the nodes have in common, and mend it by names."""
+        modes = (self.mode,) if self.tests_come_along else ("empty", "eager")
+        for words in self._in_common():
+            for mode in modes:
+                form = self._mended(words, mode)
+                if form is not None:
+                    yield form
+
+    def _in_common(self) -> Iterator[list[str]]:
+        own, _ = self.own or (["fqn:*"], ())
+        within = [word for word in own if word not in ("fqn:*", "*")]
+        names = _Names(self.manifest, others=self.effective - self.wanted)
+        parents, children = self.manifest.parents, self.manifest.children
+        for sign, near in (("{}+", parents), ("+{}", children)):
+            ends = [i for i in sorted(self.assets) if self.assets.isdisjoint(near(i))]
+            if len(ends) > _ENDS:
+                continue
+            words = [names.word(unique_id, compact=False) or "," for unique_id in ends]
+            if not any("," in word for word in words):
+                signed = [sign.format(word) for word in words]
+                yield [f"{a},{b}" for a in signed for b in within] if within else signed
+        tagged: dict[str, set[str]] = {}
+        for unique_id in self.effective:
+            for tag in self.manifest.nodes[unique_id].tags:
+                tagged.setdefault(tag, set()).add(unique_id)
+        whole = [tag for tag, ids in tagged.items() if ids <= self.wanted and len(ids) > 1]
+        # Of tags for the same nodes one is enough: the widest come first, each must add something.
+        words, known = [], set[str]()
+        for tag in sorted(whole, key=lambda tag: (-len(tagged[tag]), tag)):
+            if not tagged[tag] <= known and _safe(tag) == tag:
+                words.append(f"tag:{tag}")
+                known |= tagged[tag]
+        if words:
+            yield words
+        if len(within) > 1:  # some words of the definition's own selection, whole
+            kept = [word for word in within if self._found([word], (), "empty") <= self.wanted]
+            if kept:
+                yield kept
+
+    def _mended(self, words: Sequence[str], mode: str) -> _Form | None:
+        """Add what the words lack, and exclude what they take too much, if that is little."""
+        exclude = self.own[1] if self.own else ()
+        found = self._found(words, exclude, mode)
+        wanted = self.assets if self.tests_come_along else self.wanted
+        missing, extra = wanted - found, found - wanted
+        tests = {i for i in extra if self._is_test(i)}
+        kinds = sorted({self.manifest.nodes[i].resource_type for i in tests})
+        without: list[str] = []
+        if tests and not self.checks:
+            without, extra = [f"resource_type:{kind}" for kind in kinds], extra - tests
+        if len(missing) + len(extra) > len(wanted) / 2:
+            return None
+        added = _Names(self.manifest, others=self.effective - wanted).words(missing, compact=True)
+        unwanted = _Names(self.manifest, others=wanted).words(extra, compact=True)
+        if added is None or unwanted is None:
+            return None
+        return _Form([*words, *added], [*exclude, *without, *unwanted], mode, cost=2)
+
+    def _found(self, select: Sequence[str], exclude: Sequence[str], mode: str) -> frozenset[str]:
+        try:
+            found = self.effective & select_nodes(
+                self.manifest, select=select, exclude=exclude, indirect_selection=mode or "eager"
+            )
+        except SelectionError:
+            return self.effective  # of an earlier manifest, for example: nobody here can tell
+        return found & self.specs.asset_keys.keys() if self.tests_come_along else found
 
     def _is_test(self, unique_id: str) -> bool:
         return self.manifest.nodes[unique_id].resource_type in TEST_TYPES
