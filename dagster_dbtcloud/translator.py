@@ -65,13 +65,13 @@ _T = TypeVar("_T")
 class DagsterDbtTranslatorSettings(dg.Resolvable):
     """What the default translation does; the fields are those that dagster-dbt's users know.
 
-    ``enable_asset_checks``: dbt's tests and unit tests are asset checks.
-    ``enable_source_tests_as_checks``: so are the tests of sources, on the source's asset key.
-    ``enable_duplicate_source_asset_keys``: several sources may share an asset key.
-    ``enable_source_metadata``: a dependency on a source tells the source's table and columns.
-    ``enable_dbt_views_as_virtual_assets``: views are virtual assets of the kind ``view``.
-    ``enable_code_references``: refused, since there is no dbt project on this machine to refer to.
-    ``enable_dbt_selection_by_name``: without effect; the shortest exact form is always taken.
+    - ``enable_asset_checks``: dbt's tests and unit tests are asset checks.
+    - ``enable_source_tests_as_checks``: so are the tests of sources, on the source's asset key.
+    - ``enable_duplicate_source_asset_keys``: several sources may share an asset key.
+    - ``enable_source_metadata``: a dependency on a source tells the source's table and columns.
+    - ``enable_dbt_views_as_virtual_assets``: views are virtual assets of the kind ``view``.
+    - ``enable_code_references``: refused: there is no dbt project on this machine to refer to.
+    - ``enable_dbt_selection_by_name``: without effect; the shortest exact form is always taken.
     """
 
     enable_asset_checks: bool = True

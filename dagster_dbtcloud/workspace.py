@@ -135,11 +135,11 @@ logger = logging.getLogger("dagster_dbtcloud")
 class DbtCloudCredentials:
     """Who talks to which dbt Cloud.
 
-    ``account_id``: an int, digits, the account's name, or a ``dagster.EnvVar``.
-    ``token``: a service token or personal access token, or a ``dagster.EnvVar``. It is in no
-    ``repr``, log, error or config snapshot.
-    ``access_url``: the address of your dbt Cloud, as shown under "Access URLs" in the account
-    settings, with or without scheme and path.
+    - ``account_id``: an int, digits, the account's name, or a ``dagster.EnvVar``.
+    - ``token``: a service token or personal access token, or a ``dagster.EnvVar``. It is in no
+      ``repr``, log, error or config snapshot.
+    - ``access_url``: the address of your dbt Cloud, as shown under "Access URLs" in the account
+      settings, with or without scheme and path.
 
     Values are checked when they are first used, not here.
     """
