@@ -99,6 +99,27 @@ def test_a_sliding_window_reports_nothing_twice_and_nothing_wrong(
     assert len(finished) == len(truth(sample))
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data(), sample=st.sampled_from(NAMES), window=st.integers(1, 12_000))
+def test_windows_of_every_size_give_no_wrong_event(
+    zoo: Manifest, data: st.DataObject, sample: str, window: int
+) -> None:
+    """Cut at any byte, slid by any step, shown whole again or not at all for a while."""
+    whole = log_of(sample)
+    ends_at = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=30)))
+    shown = [data.draw(st.sampled_from(["tail", "tail", "whole", "nothing"])) for _ in ends_at]
+    tail, log = LogTail(), StepLog(zoo)
+    events: list[NodeEvent] = []
+    for end, form in zip(ends_at, shown, strict=True):
+        start = 0 if form == "whole" else max(0, end - window)
+        text = whole[start:end] if form != "nothing" else "(the log is too large to be shown)\n"
+        events += log.feed(tail.feed(text))
+    finished = [event for event in events if event.finished]
+    named = [event.unique_id for event in finished if event.unique_id is not None]
+    assert ends(finished) <= truth(sample)
+    assert len(named) == len(set(named))
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_no_text_raises_or_invents_a_node(zoo: Manifest, data: st.DataObject) -> None:
