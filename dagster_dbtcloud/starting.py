@@ -14,7 +14,9 @@ from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Run, TriggerRun
 from dagster_dbtcloud.errors import (
     ApiConnectionError,
+    ApiError,
     ApiResponseError,
+    ApiStatusError,
     DbtCloudError,
     ServerError,
 )
@@ -98,8 +100,8 @@ def _start(
     for tries_left in reversed(range(_TRIES)):
         try:
             return send()
-        except (ApiConnectionError, ServerError, ApiResponseError) as error:
-            if isinstance(error, ApiConnectionError) and not error.sent:
+        except ApiError as error:
+            if not _unclear(error):
                 raise
             log(f"The trigger got no clear answer ({error}); looking for the run it may have made.")
             for delay in _SETTLE_DELAYS:
@@ -110,6 +112,15 @@ def _start(
             if not tries_left:
                 raise
     raise AssertionError("unreachable")
+
+
+def _unclear(error: ApiError) -> bool:
+    """Whether the run may exist all the same; 408 is a time-out that somebody answered for."""
+    if isinstance(error, ApiConnectionError):
+        return error.sent
+    if isinstance(error, ApiStatusError) and error.status_code == 408:
+        return True
+    return isinstance(error, (ServerError, ApiResponseError))
 
 
 def _newest(client: DbtCloudClient, job_id: int | None) -> Iterable[Run]:

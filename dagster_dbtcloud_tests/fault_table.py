@@ -53,6 +53,7 @@ class Case:
     behaviour: Mapping[str, Any] = field(default_factory=dict)
     leaves: bool = False
     method: str = "wait"
+    build_seconds: float = BUILD_SECONDS
     nightly: bool = False
 
 
@@ -138,6 +139,8 @@ _LIST_DOWN = Fault("status", place="list", status=503, count=4)
 _SPECIAL = (
     Case("trigger: done 12 s after its answer was lost",
          (Fault("late_effect", place="trigger", seconds=12),)),
+    Case("trigger: 408, but done",
+         (Fault("status", place="trigger", status=408, after_effect=True),)),
     Case("trigger: no answer, but done, and listed 20 s late",
          (Fault("lost", place="trigger", after_effect=True),
           Fault("late_list", place="list", count=None, for_seconds=20))),
@@ -232,7 +235,7 @@ class World:
     def play(self, case: Case) -> Row:
         """Materialize once, under the faults of the case, and count."""
         sandbox = self.sandbox
-        seconds = 36_000.0 if case.leaves else BUILD_SECONDS
+        seconds = 36_000.0 if case.leaves else case.build_seconds
         made: dict[str, Any] = {"run_results.json": run_results(*RESULTS), "manifest.json": {}}
         sandbox.play(lambda _, line: PastStep(line, logs=LOG, seconds=seconds, artifacts=made))
         for name in ("logs_limit_bytes",):
@@ -290,8 +293,9 @@ class World:
 
 
 @contextlib.contextmanager
-def world() -> Iterator[World]:
-    clock = SkippingClock()
+def world(clock: SkippingClock | None = None) -> Iterator[World]:
+    """A world whose time passes as ``clock`` skips it."""
+    clock = clock or SkippingClock()
     with (
         tempfile.TemporaryDirectory() as folder,
         Sandbox(project_dir=PROJECTS / "tiny", clock=clock, warm=False) as sandbox,

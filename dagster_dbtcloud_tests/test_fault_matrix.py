@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dagster_dbtcloud.sandbox import Fault
+from dagster_dbtcloud_tests.conftest import SkippingClock
 from dagster_dbtcloud_tests.fault_table import CASES, RESULTS, Case, World, line, world
 
 
@@ -45,3 +46,21 @@ def test_the_table_would_show_what_is_wrong(stand: World) -> None:
     gone = Fault("late_artifacts", place="artifacts", count=None)
     lost = stand.play(Case("artifacts: never", (gone,)))
     assert (lost.lost, lost.holds, lost.succeeded) == (len(RESULTS), False, False)
+
+
+class Hasty(SkippingClock):
+    """Waits hardly at all."""
+
+    MOMENT = 0.002
+
+
+def test_a_build_of_half_an_hour_passes() -> None:
+    """No time limit by default; a look every ten seconds, and an outage of minutes in between."""
+    outage = Fault("status", place="polling", status=503, skip=90, count=None, for_seconds=1200)
+    with world(Hasty()) as made:
+        row = made.play(Case("half an hour", (outage,), build_seconds=1800))
+        (run,) = made.sandbox.runs()
+        looks = [one for one in made.sandbox.requests if one.path.endswith(f"/runs/{run['id']}/")]
+    assert row.holds, f"{line(row)}\n{row.said}"
+    assert run["run_duration"] >= "00:30:00"
+    assert len(looks) < 300
