@@ -67,6 +67,9 @@ logger = logging.getLogger("dagster_dbtcloud")
 class DbtCloudWorkspaceArgs(dg.Model, dg.Resolvable):
     """A workspace in YAML; the fields are those of ``DbtCloudWorkspace``."""
 
+    # One of the values is the token, whatever line it was written on.
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
     account_id: int | str | None = Field(description="The account: its id, name, or a URL.")
     token: str | int | None = Field(
         description="A service token. Take it from the environment: {{ env.DBT_CLOUD_TOKEN }}."

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -529,6 +530,30 @@ def test_what_cannot_be_meant_is_refused(
     project.write(**{attribute: value})
     with told(words):
         project.load()
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "component.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S))
+def test_the_yaml_of_the_page_is_understood(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block is a component of ours, with attributes that it has."""
+    monkeypatch.setenv("DBT_CLOUD_ACCOUNT_ID", "12345")
+    monkeypatch.setenv("DBT_CLOUD_PROJECT_ID", "67890")
+    monkeypatch.setenv("DBT_CLOUD_TOKEN", "dbtc_invented")
+    monkeypatch.setenv("DBT_CLOUD_ACCESS_URL", "https://ab123.us1.dbt.com")
+    shown = yaml.safe_load(text)
+    assert shown["type"] == "dagster_dbtcloud.DbtCloudComponent"
+    component = DbtCloudComponent.resolve_from_yaml(yaml.safe_dump(shown["attributes"]))
+    assert component.model_fields_set == set(shown["attributes"])
+
+
+def test_the_page_names_every_attribute() -> None:
+    """What can be set is on the page."""
+    fields = {*DbtCloudComponent.model_fields, *OpSpec.model_fields} - {"description"}
+    assert {name for name in fields if f"`{name}`" not in PAGE} == set()
 
 
 # --- subclasses ----------------------------------------------------------------------------------

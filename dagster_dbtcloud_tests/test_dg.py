@@ -110,6 +110,9 @@ def test_a_fresh_project(stage: Stage, tmp_path: Path, monkeypatch: pytest.Monke
     dg("scaffold", "defs", TYPE, "dbt", *options(stage.sandbox))
     assert stage.sandbox.token not in (package / "defs" / "dbt" / "defs.yaml").read_text()
     dg("utils", "refresh-defs-state")
+    (state,) = package.rglob(".local_defs_state/*/state")
+    state.write_text("of another version")
+    dg("utils", "refresh-defs-state")  # which is what an unreadable state asks for
     stage.sandbox.stop()
     listed = json.loads(dg("list", "defs", "--json"))
     assert {"orders", "customers"} <= {asset["asset_key"] for asset in listed["assets"]}
