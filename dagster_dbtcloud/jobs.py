@@ -130,6 +130,14 @@ def claim_job(
     check_pool(mode, wait_seconds)
     if len(names) == 1 and mode == "overflow":
         return start(pool.job(names[0]).id)
+    given_up: set[int] = set()
+
+    def begin(job_id: int) -> Run:
+        run = start(job_id)
+        if run.id in given_up:  # a trigger without an answer was looked for, and this was found
+            run = start(job_id)
+        return run
+
     began = clock.monotonic()
     told = False
     while True:
@@ -138,12 +146,13 @@ def claim_job(
             job_id = pool.job(name).id
             if active.get(job_id):
                 continue
-            run = _claim(client, job_id, start, log, leave)
-            if run is not None:
+            run, is_ours = _claim(client, job_id, begin, log, leave)
+            if is_ours:
                 return run
+            given_up.add(run.id)
         if mode == "overflow":
             active = pool.active()
-            return start(min((pool.job(name).id for name in names), key=lambda i: active.get(i, 0)))
+            return begin(min((pool.job(name).id for name in names), key=lambda i: active.get(i, 0)))
         if mode == "fail":
             raise PoolBusy(
                 f"All {len(names)} ad hoc jobs of the pool have an active run "
@@ -200,6 +209,7 @@ class _Pool:
                 project_id=self._ids.project_id,
                 environment_id=self._ids.environment_id,
                 status_in=ACTIVE_STATUSES,
+                include=(),
             )
         )
 
@@ -210,22 +220,22 @@ def _claim(
     start: Callable[[int], Run],
     log: Callable[[str], None],
     leave: Callable[[int], None] | None,
-) -> Run | None:
-    """Trigger the job; None when somebody else was quicker and the claim is cancelled."""
+) -> tuple[Run, bool]:
+    """Trigger the job; False when somebody else was quicker and the claim is cancelled."""
     run = start(job_id)
     try:
         if not _is_blocked(client, run):
-            return run
+            return run, True
         client.cancel_run(run.id)
     except ApiError as error:
         log(f"dbt Cloud run {run.id} stays in the queue of its job: {error}")
-        return run  # whatever else is started now might be a second one
+        return run, True  # whatever else is started now might be a second one
     except BaseException:
         if leave is not None:
             leave(run.id)
         raise
     log(f"Job {job_id} was taken by another run; dbt Cloud run {run.id} is cancelled for that.")
-    return None
+    return run, False
 
 
 def _is_blocked(client: DbtCloudClient, run: Run) -> bool:

@@ -562,7 +562,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             if not selects_itself(words) and settings.steps_override is None:
 
                 def narrow(nodes: frozenset[str]) -> tuple[str, ...]:
-                    part, _ = say(wanted & nodes)
+                    part, _ = say(wanted & nodes or wanted)
                     return self._steps(context, specs, nodes, settings, map(command_line, part))
 
         if settings.steps_override is not None:
@@ -634,7 +634,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                 expected = wanted
 
             def narrow(nodes: frozenset[str]) -> tuple[str, ...]:
-                part = part_of_job(specs, found.execute_steps, wanted & nodes, job=name)
+                left = wanted & nodes or wanted
+                part = part_of_job(specs, found.execute_steps, left, job=name)
                 return self._steps(context, specs, nodes, settings, part)
 
         steps = self._steps(context, specs, expected, settings, lines)

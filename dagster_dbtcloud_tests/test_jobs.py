@@ -23,6 +23,7 @@ from dagster_dbtcloud.jobs import (
     get_or_create_job,
 )
 from dagster_dbtcloud.sandbox import Fault, PastStep
+from dagster_dbtcloud.starting import start_run
 from dagster_dbtcloud_tests.stage import Stage, until
 
 NAME = "from Dagster"
@@ -398,6 +399,37 @@ def test_a_claim_that_cannot_be_cancelled_is_kept(stage: Stage) -> None:
         )
     assert run.job_id == first.id != second.id
     assert "stays in the queue" in said[0]
+    assert "a claim" in alive(stage)[run.id]
+
+
+def test_a_claim_that_was_given_up_is_not_found_again(stage: Stage) -> None:
+    """A later trigger without an answer looks for its cause, and the old claim bears it, too."""
+    hold(stage)
+    job = make(stage)
+    workspace = stage.workspace()
+    said: list[str] = []
+    tries = 0
+    with workspace.get_client(retry_for=0) as client:
+        clock = workspace.get_clock()
+
+        def start(job_id: int) -> Run:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                (busy,) = keep_busy(stage, job)
+                run = start_run(client, job_id, trigger, clock=clock, log=said.append)
+                stage.sandbox.finish_run(busy, 10)
+                return run.model_copy(update={"blocked_by": (busy,)})
+            if tries == 2:
+                stage.sandbox.faults.add(Fault("lost", method="POST", path="*/run/"))
+            return start_run(client, job_id, trigger, clock=clock, log=said.append)
+
+        trigger = TriggerRun(cause="a claim")
+        run = claim_job(
+            client, workspace.ids(), [NAME], start, mode="wait", clock=clock, log=said.append
+        )
+    assert tries == 3
+    assert any("Found it" in sentence for sentence in said)
     assert "a claim" in alive(stage)[run.id]
 
 
