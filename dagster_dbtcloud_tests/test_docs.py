@@ -6,6 +6,7 @@ so to its reader too, in the line below it: ``*Not run by the tests: the reason.
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import importlib
 import inspect
@@ -26,6 +27,7 @@ import dagster as dg
 import pytest
 import tomli
 import yaml
+from dagster.components.testing import create_defs_folder_sandbox
 from packaging.requirements import Requirement
 
 import dagster_dbtcloud
@@ -328,6 +330,33 @@ READERS: dict[str, Callable[[str], object]] = {
 def test_data_can_be_read(block: Block) -> None:
     """YAML, TOML, JSON and INI are what they say."""
     assert READERS[block.language](block.text)
+
+
+# Dagster's own loading of components uses parts of Dagster that are in beta or preview.
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+@pytest.mark.filterwarnings("ignore::dagster.PreviewWarning")
+def test_yaml_of_a_component_loads(shop: Sandbox, desk: Path) -> None:
+    """Each is taken as the definitions of a project, with the ids of a dbt Cloud that is there."""
+    del desk  # the reader's variables
+    here = {
+        "account_id": shop.account_id,
+        "access_url": shop.url,
+        "project_id": shop.project_id,
+        "environment_id": shop.environment_id,
+    }
+    for block in written_in("yaml"):
+        if not block.text.startswith("type: dagster_dbtcloud."):
+            continue
+        raw = yaml.safe_load(block.text)
+        raw["attributes"]["workspace"].update(here)
+        with create_defs_folder_sandbox() as folder:
+            path = folder.defs_folder_path / "my_dbt"
+            path.mkdir()
+            (path / "defs.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+            with folder.load_component_and_build_defs(defs_path=path) as (component, _):
+                asyncio.run(component.refresh_state(folder.project_root))
+            with folder.load_component_and_build_defs(defs_path=path) as (_, defs):
+                assert defs.resolve_asset_graph().get_all_asset_keys(), str(block)
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
