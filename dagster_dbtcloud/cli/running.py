@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import click
 
-from dagster_dbtcloud.cli.commands import FAILED, SERVICE, TIMED_OUT
+from dagster_dbtcloud.cli.commands import FAILED, TIMED_OUT
 from dagster_dbtcloud.cli.connection import Connection, connected, run_id_of
 from dagster_dbtcloud.cli.output import (
     coloured,
@@ -248,19 +248,20 @@ def _go_on(
     other_schemas: bool = False,
 ) -> int:
     """Say that the run was started; watch it, if that is wanted. Return the exit code."""
-    click.echo(f"Run {run.id} of job {job_name!r} is started. {run.href or ''}".rstrip(), err=True)
     if not watching.wait:
+        _started(run, job_name)
         if watching.as_json:
             show_json(run_facts(run))
         else:
             click.echo(str(run.id))
         return 0
-    from dagster_dbtcloud.cli.watching import Story, display_for
-    from dagster_dbtcloud.following import follow
-
     code: int | None = None
     last = run
     try:
+        _started(run, job_name)
+        from dagster_dbtcloud.cli.watching import Story, display_for
+        from dagster_dbtcloud.following import follow
+
         # the limit counts from here, also while the earlier run is read
         began = cloud.clock.monotonic()
         manifest, timings = _earlier(cloud, run)
@@ -274,21 +275,23 @@ def _go_on(
         _tell(f"Run {run.id} was not over after {span(watching.timeout)} (--timeout).")
         last = _leave(cloud, last, watching.on_leave)
         code = TIMED_OUT
-    except KeyboardInterrupt:
+    except BaseException:  # a signal, an outage, a closed pipe: whatever it is, the run is left
         _leave(cloud, last, watching.on_leave)
         raise
-    except ApiError as error:
-        _tell(str(error))
-        _leave(cloud, last, watching.on_leave)
-        return SERVICE
     results = _results(cloud, client, last, patient=code is None and not last.is_success)
     counts = _counts(results) or story.counts
     _show_ending(last, counts, results, watching.as_json)
     return code if code is not None else _code(last)
 
 
+def _started(run: Run, job_name: str) -> None:
+    _tell(f"Run {run.id} of job {job_name!r} is started. {run.href or ''}".rstrip())
+
+
 def _leave(cloud: Connection, run: Run, on_leave: OnLeave) -> Run:
     """Cancel the run that nobody watches any more; return it as it is then."""
+    if run.is_complete:
+        return run
     if on_leave == "detach":
         _tell(f"Run {run.id} goes on. `dagster-dbtcloud cancel {run.id}` cancels it.")
         return run

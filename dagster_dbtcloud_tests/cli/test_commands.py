@@ -84,7 +84,7 @@ def test_help_and_completion_import_nothing_heavy() -> None:
     assert imported_by(complete + show.format("[]")) == []
 
 
-def test_only_assets_imports_dagster(stage: Stage) -> None:
+def test_what_talks_to_dbt_cloud_alone_imports_no_dagster(stage: Stage) -> None:
     """Dagster takes longer to import than dbt Cloud to answer."""
     code = "\n".join(
         f"import dagster_dbtcloud.cli.{entry.room}"

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+import dagster_dbtcloud
+from dagster_dbtcloud import legacy
+from dagster_dbtcloud.cli import rewrite
 from dagster_dbtcloud.cli.rewrite import Uses, rewrite_python, rewrite_yaml, shared_move, uses_of
 from dagster_dbtcloud_tests.cli.console import Console
 
@@ -151,10 +154,6 @@ def test_the_exit_code_tells_that_a_person_is_needed(alone: Console, project: Pa
 
 def test_every_name_that_moves_is_there() -> None:
     """A rewritten import works."""
-    import dagster_dbtcloud
-    from dagster_dbtcloud.cli import rewrite
-
     for name, module in rewrite._CLOUD.items():
-        if module == rewrite.NEW:
-            assert name in dagster_dbtcloud.__all__
+        assert name in (dagster_dbtcloud if module == rewrite.NEW else legacy).__all__
     assert set(dagster_dbtcloud.__all__) >= rewrite._SHARED

@@ -260,7 +260,7 @@ def test_an_outage_while_following_is_the_services_fault(stage: Stage, console: 
     stage.sandbox.faults.add(Fault(kind="status", status=503, place="cancel", count=None))
     ended = console("run", "nightly", "--wait")
     assert ended.code == 3
-    assert "could not be cancelled" in ended.err.splitlines()[-1]
+    assert "could not be cancelled" in ended.err
     stage.sandbox.faults.clear()
     stage.sandbox.release(stage.sandbox.runs()[-1]["id"])
 
@@ -338,6 +338,25 @@ def test_a_signal_cancels_the_run(
     assert out == ""
     assert "is cancelled" in err
     assert "Traceback" not in err
+    until(lambda: stage.sandbox.runs()[-1]["status"] == 30)
+
+
+def test_a_pipe_that_is_closed_leaves_no_run_behind(
+    stage: Stage, variables: dict[str, str]
+) -> None:
+    """As when somebody looks at the first lines only."""
+    stage.play(hold=True)
+    process = subprocess.Popen(
+        [*COMMAND, "run", "nightly", "--wait"],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "is started" in process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=30) != 0
     until(lambda: stage.sandbox.runs()[-1]["status"] == 30)
 
 
