@@ -43,6 +43,10 @@ demo: $(SANDBOX) ## Show it all here: a local dbt Cloud, the example project, th
 test: $(DEV) ## Run the tests.
 	$(PYTEST) $(ARGS)
 
+.PHONY: observer-table
+observer-table: $(DEV) ## Print what the sensor makes of dbt Cloud's history, case by case.
+	$(BIN)/python -m dagster_dbtcloud_tests.observer_table
+
 .PHONY: nightly
 nightly: $(DEV) ## Run the tests that are too long for every day.
 	$(PYTEST) -m nightly $(ARGS)

@@ -7,6 +7,7 @@ the code location declares.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -24,6 +25,8 @@ JOB_ID_TAG = "dagster_dbtcloud/job_id"
 INVOCATION_ID_TAG = "dagster_dbtcloud/invocation_id"
 GIT_SHA_TAG = "dagster_dbtcloud/git_sha"
 
+_UNFIT = re.compile(r"[^A-Za-z0-9_.-]")
+"""What Dagster refuses in a tag's value: one strange commit must not hide a run."""
 _MESSAGE_LIMIT = 4_000
 """Characters of one dbt message that go into metadata; dbt can print whole query plans."""
 
@@ -65,7 +68,7 @@ class RunRef:
             INVOCATION_ID_TAG: self.invocation_id,
             GIT_SHA_TAG: self.git_sha,
         }
-        return {key: value for key, value in values.items() if value}
+        return {key: _UNFIT.sub("_", value)[:63] for key, value in values.items() if value}
 
 
 @dataclass(frozen=True, slots=True)

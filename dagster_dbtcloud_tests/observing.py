@@ -126,7 +126,7 @@ def held(instance: dg.DagsterInstance, manifest: Mapping[str, Any]) -> Told:
         ):
             cursor = None
             while True:
-                page = fetch(dg.AssetKey(unique_id.split(".")[-1]), limit=1_000, cursor=cursor)
+                page = fetch(dg.AssetKey(_path(unique_id)), limit=1_000, cursor=cursor)
                 for record in page.records:
                     asset = record.asset_materialization or record.asset_observation
                     assert asset is not None
@@ -135,6 +135,12 @@ def held(instance: dg.DagsterInstance, manifest: Mapping[str, Any]) -> Told:
                     break
                 cursor = page.cursor
     return told
+
+
+def _path(unique_id: str) -> list[str]:
+    """Return the asset key's path: of a source, with the source's name before the table's."""
+    kind, *names = unique_id.split(".")
+    return names[-2:] if kind == "source" else names[-1:]
 
 
 def backlog(
