@@ -354,6 +354,7 @@ def test_yaml_of_a_component_loads(shop: Sandbox, desk: Path) -> None:
             path.mkdir()
             (path / "defs.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
             with folder.load_component_and_build_defs(defs_path=path) as (component, _):
+                assert isinstance(component, dagster_dbtcloud.DbtCloudComponent)
                 asyncio.run(component.refresh_state(folder.project_root))
             with folder.load_component_and_build_defs(defs_path=path) as (_, defs):
                 assert defs.resolve_asset_graph().get_all_asset_keys(), str(block)
