@@ -19,7 +19,7 @@ import click
 import dagster as dg
 
 from dagster_dbtcloud import DbtCloudWorkspace, dbt_cloud_assets
-from dagster_dbtcloud.sandbox import Behaviour, Fault, PastStep, Sandbox
+from dagster_dbtcloud.sandbox import Behaviour, Fault, PastStep, Sandbox, Script
 from dagster_dbtcloud_tests.conftest import PROJECTS, SkippingClock
 from dagster_dbtcloud_tests.dbt.builders import node, raw_manifest
 from dagster_dbtcloud_tests.stage import run_results
@@ -46,12 +46,16 @@ _SETTLED_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Case:
-    """One row. ``leaves``: the step gives up a run that goes on; ``method``: wait or stream."""
+    """One row. ``leaves``: the step gives up a run that goes on; ``method``: wait or stream.
+
+    ``retried``: the first run fails, and Dagster's retry has dbt Cloud retry it.
+    """
 
     name: str
     faults: tuple[Fault, ...]
     behaviour: Mapping[str, Any] = field(default_factory=dict)
     leaves: bool = False
+    retried: bool = False
     method: str = "wait"
     build_seconds: float = BUILD_SECONDS
     nightly: bool = False
@@ -73,8 +77,11 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """One dbt Cloud run; every result once, unless the step left the run; nothing goes on."""
-        expected = (1, 0, 0, 0) if not self.case.leaves else (1, len(RESULTS), 0, 0)
+        """One dbt Cloud run (and its retry); every result once, unless the step left the run;
+        nothing goes on.
+        """
+        lost = len(RESULTS) if self.case.leaves else 0
+        expected = (2 if self.case.retried else 1, lost, 0, 0)
         found = (self.runs, self.lost, self.twice, self.orphans)
         return found == expected and self.succeeded is not self.case.leaves
 
@@ -128,6 +135,7 @@ _DAILY: Mapping[str, Mapping[str, Sequence[str]]] = {
         "a proxy's page": ("three times",),
         "429 with Retry-After": ("three times",),
     },
+    "retry": {"no answer, but done": ("once",), "503": ("three times",)},
     "cancel": {
         "no answer, but done": ("once",),
         "cut answer": ("once",),
@@ -182,6 +190,7 @@ def _cases() -> Iterator[Case]:
                     f"{place}: {kind}, {times}",
                     (fault,),
                     leaves=place == "cancel",
+                    retried=place == "retry",
                     nightly=times not in daily.get(kind, ()),
                 )
     yield from _SPECIAL
@@ -225,19 +234,35 @@ class World:
         # Long enough for a run; a run that is left goes on for longer.
         timeout = 30.0 if case.leaves else None
 
-        @dbt_cloud_assets(workspace=self.workspace(case))
+        policy = dg.RetryPolicy(max_retries=1) if case.retried else None
+
+        @dbt_cloud_assets(workspace=self.workspace(case), retry_policy=policy)
         def shop(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
             invocation = dbt_cloud.cli(["build"], context=context)
             yield from getattr(invocation, case.method)(timeout)
 
         return shop
 
+    def _script(self, case: Case) -> Script:
+        seconds = 36_000.0 if case.leaves else case.build_seconds
+
+        def build(run: Mapping[str, Any], line: str) -> PastStep:
+            failed = run["retrying_run_id"]
+            results: Sequence[tuple[str, str]] = RESULTS
+            if failed is not None:
+                results = [(one, dict(RESULTS)[one]) for one in self.sandbox.unfinished(failed)]
+            elif case.retried:
+                results = [(one, "error" if one == MODELS[1] else did) for one, did in RESULTS]
+            status = 20 if case.retried and failed is None else 10
+            made: dict[str, Any] = {"run_results.json": run_results(*results), "manifest.json": {}}
+            return PastStep(line, status=status, logs=LOG, seconds=seconds, artifacts=made)
+
+        return build
+
     def play(self, case: Case) -> Row:
         """Materialize once, under the faults of the case, and count."""
         sandbox = self.sandbox
-        seconds = 36_000.0 if case.leaves else case.build_seconds
-        made: dict[str, Any] = {"run_results.json": run_results(*RESULTS), "manifest.json": {}}
-        sandbox.play(lambda _, line: PastStep(line, logs=LOG, seconds=seconds, artifacts=made))
+        sandbox.play(self._script(case))
         for name in ("logs_limit_bytes",):
             setattr(sandbox.behaviour, name, case.behaviour.get(name, getattr(Behaviour(), name)))
         for fault in case.faults:
@@ -305,6 +330,18 @@ def world(clock: SkippingClock | None = None) -> Iterator[World]:
             yield made
 
 
+def play(stand: World, case: Case) -> Row:
+    """Play a case in a world; a retry in one of its own.
+
+    What the first attempt stored is looked for from the time on when dbt Cloud made its run, and
+    Dagster dates events by the machine's clock: hours that others have skipped would part the two.
+    """
+    if not case.retried:
+        return stand.play(case)
+    with world() as fresh:
+        return fresh.play(case)
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 HEAD = f"{'case':<58}{'runs':>6}{'recorded':>10}{'lost':>6}{'twice':>7}{'orphans':>9}"
@@ -326,7 +363,7 @@ def main(everything: bool, word: str) -> None:
     with world() as made:
         for case in CASES:
             if (everything or not case.nightly) and word in case.name:
-                row = made.play(case)
+                row = play(made, case)
                 broken += not row.holds
                 click.echo(line(row))
                 if not row.holds and row.said:
