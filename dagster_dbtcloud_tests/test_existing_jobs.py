@@ -272,6 +272,43 @@ def test_a_job_may_run_for_any_definition(
     assert len(triggered(stage)) == 1
 
 
+def test_a_retry_runs_what_is_left_of_the_job(
+    stage: Stage, job: int, instance: dg.DagsterInstance
+) -> None:
+    """Its commands for the nodes that failed or were never reached, in the same job."""
+    workspace = stage.workspace()
+    failures = iter([True])
+
+    def script(_: Mapping[str, Any], command: str) -> PastStep:
+        nodes = nodes_of_job(manifest, [command], job="the test")
+        fails = "dbt run" in command and next(failures, False)
+        status = {"test": "pass", "unit_test": "pass", "model": "success", "seed": "success"}
+        results = [
+            (node, "error" if fails and "customers" in node else status[node.split(".")[0]])
+            for node in sorted(nodes)
+        ]
+        artifacts = {"run_results.json": run_results(*results, which=command.split()[1])}
+        return PastStep(command, status=20 if fails else 10, logs="done\n", artifacts=artifacts)
+
+    manifest = Manifest.from_bytes(stage.manifest, origin="the test")
+    stage.sandbox.play(script)
+
+    @dbt_cloud_assets(workspace=workspace, job=job, retry_policy=dg.RetryPolicy(max_retries=1))
+    def the_job(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        # dbt Cloud cannot retry a run of so old a dbt by itself
+        yield from dbt_cloud.run_job(context=context, dbt_version_override="1.5.0").wait()
+
+    result = materialize(the_job, workspace, instance)
+    assert built(result) == BUILT
+    assert len(result.get_asset_materialization_events()) == len(BUILT)
+    first, second = triggered(stage)
+    assert first["job_definition_id"] == second["job_definition_id"] == job
+    assert first["trigger"]["steps_override"] is None
+    run, test = second["trigger"]["steps_override"]
+    assert nodes_of_job(manifest, [run], job="it") == {"model.tiny.customers"}
+    assert nodes_of_job(manifest, [test], job="it") == nodes_of_job(manifest, STEPS[2:], job="it")
+
+
 def test_run_job_without_a_job_says_what_to_do(stage: Stage, job: int) -> None:
     """Outside of a definition of a job there is none to be meant."""
     assert job
