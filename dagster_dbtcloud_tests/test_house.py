@@ -39,7 +39,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "cloud": frozenset({"httpx", "pydantic"}),
     "sandbox": frozenset({"starlette", "uvicorn", "yaml", "dbt", "dbt_common", "pytest"}),
     "demo": frozenset({"httpx", "rich"}),
-    "cli": frozenset({"click", "rich", "yaml"}),
+    "cli": frozenset({"click", "rich", "yaml", "dagster"}),
     "options": frozenset({"dagster", "pydantic", "yaml"}),
     "variables": frozenset({"yaml"}),
 }

@@ -37,6 +37,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "select": Entry("manifest", "List the nodes that a selection means."),
         "assets": Entry("assets", "List the assets and checks that Dagster would show."),
     },
+    "Dagster's history": {
+        "replay": Entry("replaying", "Record in Dagster what its sensor has not seen."),
+    },
     "Without an account": {
         "sandbox": Entry("local", "Serve a local dbt Cloud that runs real dbt on DuckDB."),
         "demo": Entry("local", "Show it all on this machine."),
