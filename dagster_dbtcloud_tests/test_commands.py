@@ -94,7 +94,7 @@ def test_what_a_command_builds(manifest: bytes, line: str, names: set[str] | Non
         assert {read_manifest.nodes[i].name for i in found} == names
 
 
-@pytest.mark.parametrize("part", range(12))
+@pytest.mark.parametrize("part", range(8))
 def test_any_part_of_a_job_is_that_part(zoo: DbtSpecs, part: int) -> None:
     """Whatever its commands select, together they run the part and nothing else."""
     lines = ["dbt seed", "dbt snapshot", "dbt run --full-refresh", "dbt test", "dbt deps"]
@@ -154,7 +154,7 @@ def test_the_ends_of_a_graph_are_said_instead_of_its_nodes() -> None:
     assert args == ("--select", "+m399,m100+", "--indirect-selection", "empty")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_thousands_are_said_exactly(many: DbtSpecs, seed: int) -> None:
     """In as many commands as it takes; no node depends on one of a later command."""
     choose = random.Random(seed)  # noqa: S311
