@@ -81,6 +81,7 @@ def dbt_cloud_assets(
     backfill_policy: dg.BackfillPolicy | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     op_tags: Mapping[str, Any] | None = None,
+    description: str | None = None,
     pool: str | None = None,
     required_resource_keys: set[str] | None = None,
     config_schema: Any | None = None,
@@ -150,6 +151,7 @@ def dbt_cloud_assets(
             **(register(partition_vars) if partitions_def is not None else {}),
             **(op_tags or {}),
         },
+        description=description,
         pool=pool,
         # dbt tests of sources are checks of assets that are upstream, not ours; and Dagster's own
         # look-up of each check's asset is quadratic

@@ -181,8 +181,8 @@ class SensorSpec(dg.Model, dg.Resolvable):
         ),
     ] = None
     tags: dict[str, str] | None = None
-    jobs: list[int | str] = Field(default_factory=list, description="Only these jobs' runs.")
-    exclude_jobs: list[int | str] = Field(default_factory=list, description="Not these jobs' runs.")
+    jobs: list[int | str] = Field(default=[], description="Only these jobs' runs.")
+    exclude_jobs: list[int | str] = Field(default=[], description="Not these jobs' runs.")
     count_reused: bool = Field(
         default=False, description="Whether what dbt reused counts as materialized."
     )
@@ -411,7 +411,7 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
                 ["build", {"--vars": {"day": "{{ partition_key }}"}}],
             ],
         ),
-    ] = Field(default_factory=lambda: list[CliArg](["build"]))
+    ] = Field(default=["build"])
     op: Annotated[
         OpSpec | None,
         dg.Resolver.default(
@@ -422,7 +422,7 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
     partitions_def: Annotated[dg.PartitionsDefinition[Any] | None, partitions_resolver()] = None
     translation: Annotated[TranslationFn | None, translation_resolver()] = None
     translation_settings: DagsterDbtTranslatorSettings = Field(
-        default_factory=DagsterDbtTranslatorSettings,
+        default=DagsterDbtTranslatorSettings(),
         description="What of the dbt project is shown in Dagster, and how.",
         examples=[{"enable_source_tests_as_checks": False}],
     )
@@ -485,9 +485,7 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
             examples=[{"minimum_interval_seconds": 60, "default_status": "RUNNING"}],
         ),
     ] = None
-    defs_state: ResolvedDefsStateConfig = Field(
-        default_factory=DefsStateConfigArgs.local_filesystem
-    )
+    defs_state: ResolvedDefsStateConfig = DefsStateConfigArgs.local_filesystem()
 
     _resolution: dg.ResolutionContext | None = PrivateAttr(default=None)
     _loading: bool = PrivateAttr(default=False)
@@ -629,6 +627,7 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
             backfill_policy=op.backfill_policy,
             retry_policy=op.retry,
             op_tags=op.tags,
+            description=op.description,
             pool=op.pool,
         )
         def assets(context: dg.AssetExecutionContext) -> Iterator[Any]:

@@ -71,8 +71,11 @@ def register(function: PartitionVars | None) -> dict[str, str]:
         return {}
     if not callable(function):
         raise ConfigError(f"partition_vars takes a function of the context, not {function!r}.")
-    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
-    _functions[name] = function
+    named = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+    name, number = named, 1
+    while _functions.setdefault(name, function) is not function:  # two lambdas have one name
+        number += 1
+        name = f"{named}#{number}"
     return {PARTITION_VARS_TAG: name}
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dagster_dbtcloud import DbtCloudWorkspace, dbt_cloud_assets, time_window_vars
 from dagster_dbtcloud.errors import ConfigError
-from dagster_dbtcloud.partitions import with_event_time
+from dagster_dbtcloud.partitions import register, with_event_time
 from dagster_dbtcloud.sandbox import PastStep
 from dagster_dbtcloud_tests.stage import Stage, run_results
 
@@ -275,3 +275,10 @@ def test_batches_are_shown(stage: Stage, instance: dg.DagsterInstance) -> None:
         ["2026-01-03T00:00:00", "2026-01-04T00:00:00", "failed"],
         ["2026-01-02T00:00:00", "2026-01-03T00:00:00", "successful"],
     ]
+
+
+def test_functions_of_one_name_stay_apart() -> None:
+    """Two lambdas of a module have one name; each definition gets its own."""
+    one, two = (lambda _: {"word": "one"}), (lambda _: {"word": "two"})
+    assert register(one) == register(one)
+    assert register(one) != register(two)
