@@ -80,6 +80,7 @@ class _Step:
         self._tail = LogTail()
         self._progress: Progress | None = None
         self._complete = False
+        self._length = -1
 
     def read(
         self,
@@ -89,6 +90,9 @@ class _Step:
         at: float,
         timings: Callable[[], Mapping[str, float]],
     ) -> News:
+        if self._complete and len(step.logs) == self._length:
+            return News(step, (), ())  # its log comes whole with each look at the run
+        self._length = len(step.logs)
         lines = self._tail.feed(step.logs, final=final or step.is_complete)
         texts = [
             f"{step.name}\n" + "\n".join(lines[start : start + _CHUNK_LINES])
@@ -97,10 +101,10 @@ class _Step:
         events: list[NodeEvent] = []
         if self._reader is not None:
             events = self._reader.feed(lines)
-            if step.is_complete and not self._complete:
+            if step.is_complete:
                 # The whole text is there now; the window may have slid past some of it before.
-                self._complete = True
                 events += self._reader.feed(step.logs.splitlines())
+        self._complete = step.is_complete
         if events:
             if self._progress is None:
                 self._progress = Progress(began=at, timings=timings())

@@ -156,7 +156,7 @@ def test_a_run_that_ended_unseen_is_harvested(attempts: Attempts) -> None:
 
 
 def test_what_the_lost_attempt_had_recorded_is_not_recorded_again(attempts: Attempts) -> None:
-    """But what a step downstream in the same run waits for is handed to it."""
+    """The event log tells what it had; the rest is added."""
 
     def half(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
         events = dbt_cloud.cli(["build"], context=context).wait()
@@ -171,6 +171,24 @@ def test_what_the_lost_attempt_had_recorded_is_not_recorded_again(attempts: Atte
     assert attempts.succeeded(second)
     assert len(attempts.runs) == 1
     assert set(attempts.recorded().values()) == {1}
+    assert attempts.instance.fetch_materializations(dg.AssetKey(["report"]), limit=5).records
+
+
+def test_what_a_step_downstream_waits_for_is_handed_to_it_again(attempts: Attempts) -> None:
+    """It was recorded by the lost attempt, but in another Dagster run; others stay as they are."""
+
+    def half(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        for event in dbt_cloud.cli(["build"], context=context).wait():
+            yield event
+            if event.asset_key == dg.AssetKey(["orders"]):
+                raise Lost
+
+    attempts.body = half
+    first = attempts.run()
+    attempts.body = build
+    assert attempts.succeeded(attempts.run(first))
+    run = str(attempts.runs[0]["id"])
+    assert attempts.recorded() == {("slow", run): 1, ("orders", run): 2, ("customers", run): 1}
     assert attempts.instance.fetch_materializations(dg.AssetKey(["report"]), limit=5).records
 
 
@@ -333,7 +351,8 @@ def test_a_retry_without_an_answer_is_found(attempts: Attempts, fault: Fault) ->
     """By the run that it retries: dbt Cloud lets it carry no mark."""
     Failing(attempts, "orders", skipped=["customers"])
     attempts.stage.sandbox.faults.add(fault)
-    assert attempts.succeeded(attempts.run(retry_policy=dg.RetryPolicy(max_retries=1)))
+    run_id = attempts.run(retry_policy=dg.RetryPolicy(max_retries=1))
+    assert attempts.succeeded(run_id), attempts.said(run_id)
     assert len(attempts.runs) == 2
 
 
