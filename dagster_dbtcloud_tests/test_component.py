@@ -391,12 +391,14 @@ def test_a_state_of_another_environment_is_refused(project: Project) -> None:
         project.load()
 
 
-def test_the_state_may_live_in_the_code_server(project: Project) -> None:
+def test_the_state_may_live_in_the_code_server(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dagster's other place for a state takes texts only, and hands them to each run."""
     project.write(defs_state={"management_type": "LEGACY_CODE_SERVER_SNAPSHOTS"})
     initialization = DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION)
-    with DefinitionsLoadContext.scoped(initialization):
-        _, defs = project.load()
+    monkeypatch.setattr(DefinitionsLoadContext, "_instance", initialization)
+    _, defs = project.load()
     assert ORDERS in assets_of(defs).keys
 
 
