@@ -21,6 +21,7 @@ import pytest
 from dagster_dbtcloud.clock import SystemClock
 from dagster_dbtcloud.sandbox import Sandbox
 from dagster_dbtcloud_tests.observing import TINY, backlog, held, project, utc_now
+from dagster_dbtcloud_tests.stage import until
 
 DAGSTER_YAML = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
 
@@ -168,3 +169,66 @@ def test_killed_at_fifty_points_on_postgresql(
     monkeypatch.setenv("SEED", str(seed))
     home = _with_postgresql(tmp_path / "home", postgresql)
     kill_often(home, kills=50, runs=100, models=34, between=150, EVENTS_PER_TICK="400")
+
+
+LOCATION = """
+import os
+from datetime import timedelta
+from dagster_dbtcloud_tests.observing import definitions, workspace_of
+
+workspace = workspace_of(os.environ, os.environ["MANIFEST"])
+defs = definitions(workspace, start_at=timedelta(days=400), max_events_per_tick=400)
+"""
+
+
+def kill_the_daemon(home: Path, *, kills: int, runs: int, models: int, seed: int) -> None:
+    """Kill Dagster's own daemon at random points of a backlog, start it again each time."""
+    raw = project(models, models // 2)
+    (home / "manifest.json").write_text(json.dumps(raw))
+    (home / "location.py").write_text(LOCATION)
+    chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
+    with Sandbox(project_dir=TINY, warm=False) as sandbox:
+        truth = backlog(sandbox, raw, runs, ends=utc_now(), apart=timedelta(seconds=40))
+        env = {
+            **os.environ,
+            **sandbox.env,
+            "DAGSTER_HOME": str(home),
+            "MANIFEST": str(home / "manifest.json"),
+        }
+        command = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-f", "location.py"]
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            for life in range(kills + 1):
+                before = held(instance, raw).total()
+                wanted = truth.total() if life == kills else before + chance.randint(1, 60)
+                with subprocess.Popen(
+                    command,
+                    env=env,
+                    cwd=home,
+                    start_new_session=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                ) as daemon:
+                    try:
+                        reached = min(wanted, truth.total())
+                        until(lambda: held(instance, raw).total() >= reached, seconds=120)  # noqa: B023
+                        if life == kills:
+                            SystemClock().sleep(10)  # time for what would be told twice
+                        SystemClock().sleep(chance.uniform(0.0, 0.05))
+                    finally:
+                        os.killpg(daemon.pid, signal.SIGKILL)
+            found = held(instance, raw)
+    assert found == truth
+
+
+@pytest.mark.nightly
+def test_dagsters_own_daemon_killed_on_sqlite(tmp_path: Path) -> None:
+    """The daemon and its code server, killed in the middle of their work and started again."""
+    (tmp_path / "dagster.yaml").write_text(DAGSTER_YAML)
+    kill_the_daemon(tmp_path, kills=8, runs=20, models=10, seed=1)
+
+
+@pytest.mark.nightly
+def test_dagsters_own_daemon_killed_on_postgresql(tmp_path: Path, postgresql: str) -> None:
+    """The same on PostgreSQL."""
+    home = _with_postgresql(tmp_path / "home", postgresql)
+    kill_the_daemon(home, kills=8, runs=20, models=10, seed=2)
