@@ -78,7 +78,8 @@ def parents(number: int, models: int) -> list[int]:
         return []
     first = -(-above * models // LEVELS)
     width = max(1, -(-(above + 1) * models // LEVELS) - first)
-    return sorted({first + (number * step) % width for step in (1, 7, 13)})
+    found = {first + (number * step) % width for step in (1, 7, 13)}
+    return sorted(parent for parent in found if parent < number)  # fewer models than levels
 
 
 def folder(number: int, models: int) -> str:

@@ -37,7 +37,6 @@ from dagster_dbtcloud.events import (
     OutcomeKind,
     adds_metadata,
     as_log_event,
-    as_step_result,
     failed,
     failure_table,
     is_failed,
@@ -48,7 +47,7 @@ from dagster_dbtcloud.live import RunLog, outcomes_of
 from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, STARTED
 from dagster_dbtcloud.partitions import partition_keys
 from dagster_dbtcloud.recorded import Recorded, already_recorded
-from dagster_dbtcloud.reporting import consumed_outputs
+from dagster_dbtcloud.reporting import Handover, consumed_outputs
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext
 StepEvent = (
@@ -134,6 +133,7 @@ class DbtCloudCliInvocation:
         self._needed: frozenset[dg.AssetKey | dg.AssetCheckKey] | None = None
         self._stored: dict[int, Recorded] = {}
         self._selected: tuple[Set[dg.AssetKey], Set[dg.AssetCheckKey]] | None = None
+        self._handover: Handover | None = None
 
     def __repr__(self) -> str:
         return f"DbtCloudCliInvocation(run_id={self.run.id}, args={list(self.args)!r})"
@@ -152,9 +152,11 @@ class DbtCloudCliInvocation:
         """Follow the run to its end, then yield what it did, in the order of dbt's completion.
 
         Step logs are written to the Dagster log while they grow. Inside a Dagster step the events
-        are ``MaterializeResult`` and ``AssetCheckResult`` for what the step selected; what dbt
-        built beyond that is written to the event log. Without a context they are
-        ``AssetMaterialization``, ``AssetCheckEvaluation`` and ``AssetObservation``.
+        are ``AssetMaterialization`` and ``AssetCheckEvaluation`` for what the step selected, but
+        ``MaterializeResult`` and ``AssetCheckResult`` for what other steps of the same Dagster run
+        wait for (see ``reporting.py``); what dbt built beyond that is written to the event log.
+        Without a context they are ``AssetMaterialization``, ``AssetCheckEvaluation`` and
+        ``AssetObservation``.
 
         ``timeout`` is in seconds; None (the default) waits as long as the run takes.
 
@@ -455,7 +457,9 @@ class DbtCloudCliInvocation:
         if context is None:
             return as_log_event(outcome)
         if self._is_selected(outcome):
-            result = as_step_result(outcome)
+            if self._handover is None:
+                self._handover = Handover(context)
+            result = self._handover.render(outcome)
             if result is not None:
                 return result
             if outcome.kind is not OutcomeKind.OBSERVED:
