@@ -55,6 +55,10 @@ nightly: $(DEV) ## Run the tests that are too long for every day.
 fault-table: $(DEV) ## Print what becomes of a dbt Cloud run under each fault (ARGS=--all: the nightly ones too).
 	$(BIN)/python -m dagster_dbtcloud_tests.fault_table $(ARGS)
 
+.PHONY: bench
+bench: $(DEV) ## Measure against Dagster's own floor, and write docs/performance.md.
+	$(BIN)/python -m benchmarks $(ARGS)
+
 .PHONY: check
 check: $(DEV) ## Format, lint, types, floors: all but the tests.
 	$(BIN)/ruff format --check .

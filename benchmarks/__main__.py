@@ -160,7 +160,7 @@ def imports(bench: Bench) -> list[Row]:
     """Measure what imports cost."""
     click.echo("imports", err=True)
     dagster, package, engine = bench.best(
-        *((name,) for name in ("import_dagster", "import_package", "import_engine")), times=5
+        *((name,) for name in ("import_dagster", "import_package", "import_engine"))
     )
     rows = [
         Row("`import dagster`", (f"{dagster['cpu']:.2f} s",)),
@@ -171,7 +171,7 @@ def imports(bench: Bench) -> list[Row]:
         Row("`dagster_dbtcloud.dbt.selection` alone", (f"{engine['cpu'] * 1000:.0f} ms",)),
     ]
     if bench.peer:
-        peer = min(bench.run("import_peer", python=bench.peer)["cpu"] for _ in range(5))
+        peer = min(bench.run("import_peer", python=bench.peer)["cpu"] for _ in range(bench.best_of))
         rows.append(Row("the same names of dagster-dbt, Dagster included", (f"{peer:.2f} s",)))
     return rows
 
