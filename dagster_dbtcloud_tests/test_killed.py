@@ -149,7 +149,10 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
     try:
         yield f"postgresql+psycopg2://dagster@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*control, "-m", "fast", "stop"], check=True, stdout=subprocess.DEVNULL)
+        # by signal: pytest takes the folder's rights back, and pg_ctl then cannot read it
+        process = int((data / "postmaster.pid").read_text().split()[0])
+        os.kill(process, signal.SIGINT)
+        until(lambda: not (data / "postmaster.pid").exists())
 
 
 def _with_postgresql(home: Path, url: str) -> Path:
