@@ -14,6 +14,7 @@ from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Run, RunStatus
 from dagster_dbtcloud.errors import (
+    ApiResponseError,
     AuthenticationError,
     ConfigError,
     NotFoundError,
@@ -98,9 +99,17 @@ def follow(
     Raises: RunTimedOut; ApiError when the budget is spent.
     """
     watch = _Watch(run_id, clock, timeout, limits)
+    odd_since: float | None = None
     while True:
         try:
             run = patiently(lambda: client.run(run_id, include=INCLUDED), clock=clock)
+            odd_since = None
+        except ApiResponseError:  # JSON, but no run: as much an outage as a page of HTML
+            odd_since = watch.elapsed if odd_since is None else odd_since
+            if watch.elapsed - odd_since >= (seconds_of(limits.outage) or 0.0):
+                raise
+            clock.sleep(watch.next_interval(moved=False))
+            continue
         except NotFoundError:
             if watch.elapsed > _GRACE_AFTER_TRIGGER:
                 raise

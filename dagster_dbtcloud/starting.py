@@ -99,19 +99,48 @@ def _start(
 ) -> Run:
     for tries_left in reversed(range(_TRIES)):
         try:
-            return send()
+            run = send()
+            if tries_left == _TRIES - 1:
+                return run
+            return _first_of_twins(client, run, is_ours, log)
         except ApiError as error:
             if not _unclear(error):
                 raise
             log(f"The trigger got no clear answer ({error}); looking for the run it may have made.")
             for delay in _SETTLE_DELAYS:
                 clock.sleep(delay)
-                if run := _first(_newest(client, job_id), is_ours):
-                    log(f"Found it: dbt Cloud run {run.id}.")
-                    return run
+                if found := _first(_newest(client, job_id), is_ours):
+                    log(f"Found it: dbt Cloud run {found.id}.")
+                    return found
             if not tries_left:
                 raise
     raise AssertionError("unreachable")
+
+
+def _first_of_twins(
+    client: DbtCloudClient, run: Run, is_ours: Callable[[Run], bool], log: Log
+) -> Run:
+    """Return the run to keep when an earlier trigger has worked after all, later than was waited.
+
+    The older one is kept, and the other is cancelled.
+    """
+    try:
+        twins = [
+            each
+            for each in _newest(client, run.job_id)
+            if is_ours(each) and each.id != run.id and not each.is_cancelled
+        ]
+        if not twins:
+            return run
+        first = min([run, *twins], key=lambda each: each.id)
+        for each in (run, *twins):
+            if each.id != first.id:
+                log(f"Two triggers worked: cancelling dbt Cloud run {each.id}, keeping {first.id}.")
+                client.cancel_run(each.id)
+    except ApiError as error:
+        log(f"Whether there is a second run like {run.id} could not be seen: {error}")
+        return run
+    return first
 
 
 def _unclear(error: ApiError) -> bool:

@@ -5,12 +5,16 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 
 from dagster_dbtcloud import RunLimits
-from dagster_dbtcloud.errors import ConfigError, RunTimedOut, ServerError
+from dagster_dbtcloud.clock import ManualClock
+from dagster_dbtcloud.cloud.client import DbtCloudClient
+from dagster_dbtcloud.errors import ApiResponseError, ConfigError, RunTimedOut, ServerError
 from dagster_dbtcloud.following import BUSY_INTERVAL, LAST_INTERVAL, follow
 from dagster_dbtcloud.sandbox import Fault
+from dagster_dbtcloud_tests.cloud.fakes import TOKEN, Script, ok, run
 from dagster_dbtcloud_tests.stage import Stage
 
 
@@ -127,3 +131,26 @@ def test_the_pace_follows_the_run(held: Stage) -> None:
     assert gaps[-1] == pytest.approx(LAST_INTERVAL, abs=0.7)
     assert (looks[-1] - looks[0]) / len(gaps) >= 2
     invocation.cancel()
+
+
+def client_on(script: Script, clock: ManualClock) -> DbtCloudClient:
+    transport = httpx.MockTransport(script)
+    return DbtCloudClient(account_id=4242, token=TOKEN, clock=clock, transport=transport)
+
+
+def test_an_answer_that_is_no_run_is_an_outage() -> None:
+    """It may be JSON and still say nothing: ridden out as a page of HTML is."""
+    clock = ManualClock()
+    script = Script(ok(), httpx.Response(200, json=[]), ok(run(7, status=3)), ok(run(7, status=10)))
+    client = client_on(script, clock)
+    assert [each.status for each in follow(client, 7, clock=clock)] == [3, 10]
+
+
+def test_answers_that_are_no_run_end_it_after_the_outage_limit() -> None:
+    """Not at once, and not never."""
+    clock = ManualClock()
+    client = client_on(Script(ok()), clock)
+    began = clock.monotonic()
+    with pytest.raises(ApiResponseError):
+        list(follow(client, 7, clock=clock, limits=RunLimits(outage=120)))
+    assert 120 <= clock.monotonic() - began < 140

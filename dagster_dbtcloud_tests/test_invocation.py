@@ -208,6 +208,18 @@ def test_a_trigger_makes_one_run_whatever_its_answer(built: Stage, faults: list[
     assert [each["id"] for each in triggered(built)] == [run.id]
 
 
+def test_of_two_triggers_that_worked_the_first_is_kept(built: Stage) -> None:
+    """The first took effect after we had stopped looking for it and triggered again."""
+    built.play(hold=True)
+    built.sandbox.faults.add(Fault("lost", method="POST", path=RUN))
+    built.sandbox.faults.add(Fault("late_list", path="*/runs/", count=6))
+    first = built.sandbox.trigger(built.job, cause="because", steps_override=["dbt build"])
+    run = start(built)
+    assert run.id == first
+    assert [each["is_cancelled"] for each in triggered(built)] == [False, True]
+    built.sandbox.cancel(first)
+
+
 def test_an_older_run_with_another_cause_is_not_adopted(built: Stage) -> None:
     """A lost trigger is sent again rather than take somebody else's run."""
     older = start(built, "an older one")
