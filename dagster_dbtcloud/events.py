@@ -58,6 +58,7 @@ class RunRef:
     git_sha: str | None = None
     step_index: int | None = None
     invocation_id: str | None = None
+    artifacts_url: str | None = None
 
     @property
     def tags(self) -> dict[str, str]:
@@ -81,6 +82,15 @@ class Outcome:
     asset_key: dg.AssetKey | None = None
     check_key: dg.AssetCheckKey | None = None
     freshness: SourceFreshness | None = None
+    compiled_path: str | None = None
+
+    @property
+    def compiled_url(self) -> str | None:
+        """Where dbt Cloud gives the SQL that ran, once the step's artifacts are stored."""
+        if self.run.artifacts_url is None or self.compiled_path is None:
+            return None
+        step = "" if self.run.step_index is None else f"?step={self.run.step_index}"
+        return f"{self.run.artifacts_url}{self.compiled_path}{step}"
 
     @property
     def unique_id(self) -> str:
@@ -95,6 +105,8 @@ class Declared:
     check_keys: Mapping[str, dg.AssetCheckKey] = field(default_factory=dict)
     partitioned: frozenset[dg.AssetKey] = frozenset()
     source_keys: Mapping[str, dg.AssetKey] = field(default_factory=dict)
+    compiled_paths: Mapping[str, str] = field(default_factory=dict)
+    """Of models and snapshots, as far as known: where their compiled code is among artifacts."""
 
     @classmethod
     def from_specs(
@@ -204,7 +216,8 @@ def _interpret_node(result: NodeResult, declared: Declared, run: RunRef) -> Outc
         kind = OutcomeKind.SKIPPED
     else:
         kind = OutcomeKind.FAILED  # "error", and whatever word a later dbt finds for it
-    return Outcome(kind, result, run, asset_key=asset_key)
+    compiled = declared.compiled_paths.get(result.unique_id)
+    return Outcome(kind, result, run, asset_key=asset_key, compiled_path=compiled)
 
 
 # --- rendering -----------------------------------------------------------------------------------
@@ -231,6 +244,8 @@ def outcome_metadata(outcome: Outcome) -> dict[str, dg.MetadataValue]:
             dg.MetadataValue.int(result.failures) if result.failures is not None else None
         )
     else:
+        url = outcome.compiled_url if outcome.kind is OutcomeKind.MATERIALIZED else None
+        values["compiled_code"] = dg.MetadataValue.url(url) if url else None
         values["rows_affected"] = (
             dg.MetadataValue.int(result.rows_affected) if result.rows_affected is not None else None
         )

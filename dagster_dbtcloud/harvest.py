@@ -192,7 +192,16 @@ def run_ref(run: Run, step_index: int | None, invocation_id: str | None) -> RunR
         git_sha=run.git_sha,
         step_index=step_index,
         invocation_id=invocation_id,
+        artifacts_url=_artifacts_url(run),
     )
+
+
+def _artifacts_url(run: Run) -> str | None:
+    """Return the address of a run's artifacts, at the host of the run's page."""
+    host, deploy, _ = (run.href or "").partition("/deploy/")
+    if not deploy or run.account_id is None:
+        return None
+    return f"{host}/api/v2/accounts/{run.account_id}/runs/{run.id}/artifacts/"
 
 
 def last_outcomes(found: Harvest, declared: Declared) -> tuple[list[Outcome], tuple[str, ...]]:

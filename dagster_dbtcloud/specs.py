@@ -759,3 +759,16 @@ def _word(value: str) -> str:
     if plain and not value.lower().endswith((".sql", ".py", ".csv")):
         return value
     return f"fqn:{value}"
+
+
+def compiled_paths(manifest: Manifest) -> dict[str, str]:
+    """Return where the compiled code of models and snapshots is, among the artifacts of a run.
+
+    dbt writes it below ``compiled/``, package and source file (docs: Artifacts, "target path").
+    """
+    return {
+        unique_id: f"compiled/{node.package_name}/{node.original_file_path}"
+        for unique_id, node in manifest.nodes.items()
+        if node.resource_type in ("model", "snapshot")
+        and node.original_file_path.endswith((".sql", ".py"))
+    }

@@ -87,6 +87,7 @@ from dagster_dbtcloud.specs import (
     DbtSpecs,
     ProjectLinks,
     build_specs,
+    compiled_paths,
     specs_of,
 )
 from dagster_dbtcloud.starting import abandon, retry_run, start_run
@@ -757,7 +758,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             specs = _declared_specs(step)
         else:
             specs = self.load_specs(dagster_dbt_translator=translator)
-        return specs, Declared.from_specs(specs.asset_specs, specs.check_specs)
+        declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
+        return specs, replace(declared, compiled_paths=compiled_paths(specs.manifest))
 
     def _steps(
         self,

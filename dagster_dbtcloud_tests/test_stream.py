@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
@@ -100,6 +101,7 @@ def test_an_event_comes_while_the_run_goes_on(live: Live) -> None:
         assert name_of(event) == node.rpartition(".")[2]
         assert live.stage.sandbox.run(live.run_id)["status_humanized"] == "Running"
         assert event.metadata["dbt_cloud_run_id"].value == str(live.run_id)
+        assert ("compiled_code" in event.metadata) is (node != CHECK)
     live.end()
     assert [name_of(event) for event in events] == ["customers"]
 
@@ -201,6 +203,14 @@ def test_a_stream_of_real_dbt_is_what_waiting_gives(
 ) -> None:
     """The same nodes with the same verdicts, each once."""
     workspace = make_workspace()
+
+    def compiled(event: Any) -> bytes:
+        url = urlsplit(event.metadata["compiled_code"].value)
+        with workspace.get_client() as client:
+            run, path = url.path.split("/runs/")[1].split("/artifacts/")
+            step = int(url.query.removeprefix("step="))
+            return client.artifact(int(run), path, step=step)
+
     streamed = list(workspace.cli(["build"]).stream())
     waited = list(workspace.cli(["build"]).wait())
 
@@ -213,3 +223,6 @@ def test_a_stream_of_real_dbt_is_what_waiting_gives(
 
     assert facts(streamed) == facts(waited)
     assert len(facts(waited)) > 5
+    for events in (streamed, waited):
+        (orders,) = [event for event in events if name_of(event) == "orders"]
+        assert b"select" in compiled(orders)
