@@ -252,8 +252,8 @@ def main(
         )
         made += ["### Results", "", *table(heads, reports(bench, counts))]
         wanted = [int(number) for number in manifests.split(",") if number]
-        heads = ("manifest.json", "CPU time", "memory at the peak", "packed")
-        made += ["### Reading manifest.json", "", *table(heads, large(bench, wanted))]
+        titles = ("manifest.json", "CPU time", "memory at the peak", "packed")
+        made += ["### Reading manifest.json", "", *table(titles, large(bench, wanted))]
     click.echo("\n".join(made))
     if write:
         PAGE.write_text(page(made), encoding="utf-8")

@@ -270,11 +270,12 @@ def report(way: str, models: str) -> Figures:
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([dbt], instance=instance)
         figures["events"] = sum(
-            len(result.filter_events(lambda event, kind=kind: event.event_type == kind))
-            for kind in (
+            event.event_type
+            in (
                 dg.DagsterEventType.ASSET_MATERIALIZATION,
                 dg.DagsterEventType.ASSET_CHECK_EVALUATION,
             )
+            for event in result.all_events
         )
     return figures
 

@@ -1,0 +1,42 @@
+"""What the benchmarks compare is the same thing, made in two ways."""
+
+import json
+
+import pytest
+
+from benchmarks import floor, project
+from dagster_dbtcloud import DagsterDbtTranslator
+from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.specs import build_specs
+
+MODELS = 60
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    data = json.dumps(project.manifest(MODELS)).encode()
+    return Manifest.from_bytes(data, origin="the benchmark's project")
+
+
+def test_the_floor_has_the_assets_and_checks_of_the_manifest(manifest: Manifest) -> None:
+    """Keys, dependencies, texts and versions; else a ratio to it would say nothing."""
+    ours = build_specs(manifest, translator=DagsterDbtTranslator())
+    assets, checks = floor.specs(MODELS)
+
+    def shown(specs: object) -> object:
+        return {
+            spec.key: (
+                {dep.asset_key for dep in spec.deps},
+                spec.description,
+                spec.code_version,
+                spec.kinds,
+                spec.skippable,
+            )
+            for spec in specs  # type: ignore[attr-defined]
+        }
+
+    assert shown(ours.asset_specs) == shown(assets)
+    assert {spec.key for spec in ours.check_specs} == {spec.key for spec in checks}
+    columns = "dagster/column_schema"
+    first = {spec.key: spec.metadata[columns] for spec in ours.asset_specs}
+    assert first == {spec.key: spec.metadata[columns] for spec in assets}
