@@ -67,7 +67,7 @@ class SharedBudget:
         """Hold what is known, alone; what it is changed to is kept."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("a+", encoding="utf-8")
+            file = self._path.open("a+", encoding="utf-8", errors="replace")
         except OSError:
             held = [self._alone]
             yield held

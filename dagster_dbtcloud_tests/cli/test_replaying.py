@@ -81,7 +81,10 @@ def test_replay_records_once(
 def test_code_that_does_not_load_is_said(alone: Console, home: Path, tmp_path: Path) -> None:
     """In one line, without a traceback."""
     file = tmp_path / "broken_definitions.py"
-    for text, words in (("1 / 0", "ZeroDivisionError"), ("x = 1", "holds 0 dagster.Definitions")):
+    for text, words in (
+        ("1 / 0", "ZeroDivisionError"),
+        ("nothing = 1", "holds 0 dagster.Definitions"),
+    ):
         file.write_text(text)
         ended = alone("replay", "-f", file, "--since", "1d", DAGSTER_HOME=str(home))
         assert ended.code == 2

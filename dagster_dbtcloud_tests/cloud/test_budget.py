@@ -47,11 +47,13 @@ def test_a_clock_set_back_does_not_close_it_for_ever(path: Path) -> None:
     assert SharedBudget(path).take(NOON) == 0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"minute": null}', '{"minute": 1e999}'])
-def test_a_damaged_file_begins_anew(path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b'{"minute": null}', b'{"minute": 1e999}', b"\xff"]
+)
+def test_a_damaged_file_begins_anew(path: Path, text: bytes) -> None:
     """It is a count, nothing more."""
     path.parent.mkdir()
-    path.write_text(text)
+    path.write_bytes(text)
     budget = SharedBudget(path, per_minute=1)
     assert budget.take(NOON) == 0
     assert budget.take(NOON) == 40
