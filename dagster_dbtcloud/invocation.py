@@ -132,6 +132,7 @@ class DbtCloudCliInvocation:
         self._unwatched: finalize[..., DbtCloudCliInvocation] | None = None
         self._needed: frozenset[dg.AssetKey | dg.AssetCheckKey] | None = None
         self._stored: dict[int, Recorded] = {}
+        self._was_stored: dict[tuple[int, str], bool] = {}
         self._selected: tuple[Set[dg.AssetKey], Set[dg.AssetCheckKey]] | None = None
         self._handover: Handover | None = None
 
@@ -444,13 +445,15 @@ class DbtCloudCliInvocation:
                 since=past.since,
                 dagster_run_ids=past.dagster_run_ids,
             )
-        key = outcome.check_key or outcome.asset_key
-        if key is None:
-            return False
-        stored, invocation_id = self._stored[run_id], outcome.run.invocation_id
-        places = _partitions(context, outcome, self._declared)
-        found = [stored.take(key, invocation_id=invocation_id, partition=each) for each in places]
-        return all(found)
+        asked = (run_id, outcome.unique_id)
+        if asked not in self._was_stored:  # what is stored answers once; the log may have asked
+            key = outcome.check_key or outcome.asset_key
+            stored, invocation_id = self._stored[run_id], outcome.run.invocation_id
+            self._was_stored[asked] = key is not None and all(
+                stored.take(key, invocation_id=invocation_id, partition=each)
+                for each in _partitions(context, outcome, self._declared)
+            )
+        return self._was_stored[asked]
 
     def _report(self, outcome: Outcome) -> StepEvent | None:
         context = self._context

@@ -194,6 +194,40 @@ def test_in_a_step_outputs_and_checks_are_stored_at_once(
     assert "1 of 4  ok  sql table model main.slow  0.04 s" in log
 
 
+def test_a_stream_taken_over_repeats_nothing(live: Live, instance: dg.DagsterInstance) -> None:
+    """What the lost attempt had recorded is seen in the log and in the results, and left alone."""
+    attempts: list[int] = []
+
+    @dbt_cloud_assets(
+        workspace=live.workspace,
+        select="slow orders customers",
+        retry_policy=dg.RetryPolicy(max_retries=1),
+    )
+    def project(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        attempts.append(len(attempts))
+        invocation = dbt_cloud.cli(["build"], context=context, on_leave="detach")
+        live.begin()
+        if len(attempts) == 1:
+            live.say(ENDED[SLOW], ENDED[CHECK])
+            for count, event in enumerate(invocation.stream(), start=1):
+                yield event
+                if count == 2:
+                    raise ValueError("the first attempt is lost")
+        live.say(ENDED[ORDERS])
+        for count, event in enumerate(invocation.stream(), start=1):
+            yield event
+            if count == 1:
+                live.end()
+
+    done = dg.materialize([project], resources={"dbt_cloud": live.workspace}, instance=instance)
+    assert done.success
+    assert len(attempts) == 2
+    built = [e.asset_key.path[-1] for e in done.get_asset_materialization_events() if e.asset_key]
+    assert sorted(built) == ["customers", "orders", "slow"]
+    assert len(done.get_asset_check_evaluations()) == 1
+    assert len(live.stage.sandbox.runs()) == 2
+
+
 def key(name: str) -> dg.AssetKey:
     return dg.AssetKey([name])
 
