@@ -144,7 +144,7 @@ def for_nodes(
     alone = unit_tests_alone(specs.manifest, wanted) if command == "build" else frozenset()
     parts = [([*words], wanted - alone)] if wanted - alone or not alone else []
     if alone:
-        parts.append((_for_test(words), alone))
+        parts.append((for_test(words), alone))
     select, exclude, selector = own
     commands = [
         [*part_words, *args]
@@ -162,7 +162,7 @@ def for_nodes(
     return commands, wanted if command == "build" else frozenset()
 
 
-def _for_test(words: Sequence[str]) -> list[str]:
+def for_test(words: Sequence[str]) -> list[str]:
     """Return the words of a ``dbt build`` as ``dbt test`` takes them."""
     kept = ["test" if word == "build" else word for word in words]
     return [word for word in kept if word not in _BUILD_ONLY_FLAGS]

@@ -7,8 +7,8 @@ failed only the failed and skipped nodes are run again. Nothing is started here.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -18,22 +18,15 @@ import dagster as dg
 
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Run
+from dagster_dbtcloud.commands import for_test, read, words_of
+from dagster_dbtcloud.commands import nodes_of as nodes_of_command
 from dagster_dbtcloud.dbt.manifest import Manifest
-from dagster_dbtcloud.dbt.selection import (
-    BUILD_TYPES,
-    RUN_TYPES,
-    SEED_TYPES,
-    SNAPSHOT_TYPES,
-    TEST_TYPES,
-    select,
-)
 from dagster_dbtcloud.errors import ConfigError, SelectionError
 from dagster_dbtcloud.events import (
     Outcome,
     OutcomeKind,
     is_failed,
 )
-from dagster_dbtcloud.harvest import dbt_command
 from dagster_dbtcloud.marker import Mark, read_mark
 from dagster_dbtcloud.state import WorkspaceIds
 
@@ -49,13 +42,6 @@ _LOOKED_AT = 500
 """How many runs of the environment, since the first attempt, are looked at for a mark."""
 _GENERATIONS = 20
 """How many re-executions of re-executions are followed back."""
-
-_SELECTION_FLAGS = frozenset(
-    {"--select", "-s", "--models", "--model", "-m", "--exclude", "--selector"}
-    | {"--indirect-selection"}
-)
-_MANY_VALUES = _SELECTION_FLAGS - {"--selector", "--indirect-selection"}
-_BUILD_ONLY_FLAGS = frozenset({"--full-refresh", "-f", "--empty"})
 
 _FROM_FAILURE = {
     "dagster/is_resume_retry": ("true",),
@@ -155,25 +141,8 @@ def commands_of(run: Run) -> tuple[str, ...]:
 
 def shape(command: str) -> tuple[str, ...]:
     """Return what a command does, whatever it selects: its words without the selection, sorted."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return (command,)
-    kept: list[str] = []
-    rest = iter(words)
-    skipping = False
-    for word in rest:
-        flag = word.split("=", 1)[0]
-        if flag in _SELECTION_FLAGS:
-            skipping = flag in _MANY_VALUES and "=" not in word
-            if flag not in _MANY_VALUES and "=" not in word:
-                next(rest, None)
-            continue
-        if word.startswith("-"):
-            skipping = False
-        if not skipping:
-            kept.append(word)
-    return tuple(sorted(kept))
+    words = words_of(command)
+    return tuple(sorted(read(words).rest)) if words else (command,)
 
 
 def same_work(run: Run, commands: Sequence[str]) -> bool:
@@ -183,59 +152,16 @@ def same_work(run: Run, commands: Sequence[str]) -> bool:
     """
     theirs = {shape(command) for command in commands_of(run)}
     ours = {shape(command) for command in commands}
-    return bool(theirs) and theirs <= ours | {_as_test(each) for each in ours}
-
-
-def _as_test(words: tuple[str, ...]) -> tuple[str, ...]:
-    turned = ("test" if word == "build" else word for word in words)
-    return tuple(sorted(word for word in turned if word not in _BUILD_ONLY_FLAGS))
+    return bool(theirs) and theirs <= ours | {tuple(sorted(for_test(each))) for each in ours}
 
 
 def nodes_of(manifest: Manifest, run: Run) -> frozenset[str]:
-    """Return the nodes that the commands of a run select; none where that cannot be told."""
+    """Return the nodes that the commands of a run select, as far as the manifest can tell."""
     found: set[str] = set()
     for command in commands_of(run):
-        found |= _nodes_of(manifest, command)
+        with suppress(SelectionError):  # of another project, or with state: nobody here can tell
+            found |= nodes_of_command(manifest, command) or frozenset()
     return frozenset(found)
-
-
-_TYPES = {
-    "build": BUILD_TYPES,
-    "run": RUN_TYPES,
-    "seed": SEED_TYPES,
-    "snapshot": SNAPSHOT_TYPES,
-    "test": TEST_TYPES,
-}
-_LONG = {"-s": "select", "--models": "select", "--model": "select", "-m": "select"}
-
-
-def _nodes_of(manifest: Manifest, command: str) -> frozenset[str]:
-    types = _TYPES.get(dbt_command(command) or "")
-    if types is None:
-        return frozenset()
-    values: dict[str, list[str]] = {}
-    current: list[str] | None = None
-    for word in shlex.split(command):
-        flag, equals, value = word.partition("=")
-        if flag in _SELECTION_FLAGS:
-            current = values.setdefault(_LONG.get(flag, flag.lstrip("-").replace("-", "_")), [])
-            current += [value] if equals else []
-        elif word.startswith("-"):
-            current = None
-        elif current is not None:
-            current.append(word)
-    try:
-        return select(
-            manifest,
-            select=values.get("select", ()),
-            exclude=values.get("exclude", ()),
-            selector="".join(values.get("selector", ())),
-            indirect_selection="".join(values.get("indirect_selection", ())) or "eager",
-            resource_types=types,
-            include_empty=False,
-        )
-    except SelectionError:
-        return frozenset()  # of another project, or with state: nobody here can tell
 
 
 # --- what is left --------------------------------------------------------------------------------

@@ -442,6 +442,14 @@ def planned(*earlier: Run, commands: Sequence[str] = ("dbt build",), **arguments
     return plan(**{**values, **arguments}), said
 
 
+def test_a_run_covers_only_the_types_that_it_runs(manifest: bytes) -> None:
+    """Tests alone do not stand for models, and what cannot be told stands for nothing."""
+    project = Manifest.from_bytes(manifest, origin="tiny")
+    assert IDS["slow"] in nodes_of(project, run_of(1, "dbt build -s slow"))
+    assert IDS["slow"] not in nodes_of(project, run_of(1, "dbt build --resource-type test"))
+    assert nodes_of(project, run_of(1, "dbt build -s state:modified", "git clone x")) == set()
+
+
 def test_claims_that_never_ran_are_passed_over() -> None:
     """A run cancelled in the queue has done nothing."""
     claim = run_of(1, "dbt build", status=30, started_at=None)
