@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_dbtcloud.dbt.run_results import NodeResult, RunResults
+from dagster_dbtcloud.dbt.run_results import Batch, NodeResult, RunResults
 from dagster_dbtcloud.dbt.sources import FreshnessResults, SourceFreshness
 from dagster_dbtcloud.specs import UNIQUE_ID
 
@@ -33,7 +33,7 @@ _MESSAGE_LIMIT = 4_000
 _BATCHES_SHOWN = 200
 """How many batches of a model go into metadata; those that failed come first."""
 
-_BUILT = frozenset({"success", "partial success", "warn"})  # "warn" of a model: Fusion
+_BUILT = frozenset({"success", "warn"})  # "warn" of a model: Fusion
 UNCHANGED = frozenset({"no-op", "reused"})
 _CHECK_PASSED = frozenset({"pass", "success"})
 
@@ -103,7 +103,7 @@ class Declared:
 
     asset_keys: Mapping[str, dg.AssetKey] = field(default_factory=dict)
     check_keys: Mapping[str, dg.AssetCheckKey] = field(default_factory=dict)
-    partitioned: frozenset[dg.AssetKey] = frozenset()
+    partitions: Mapping[dg.AssetKey, dg.PartitionsDefinition] = field(default_factory=dict)
     source_keys: Mapping[str, dg.AssetKey] = field(default_factory=dict)
     compiled_paths: Mapping[str, str] = field(default_factory=dict)
     """Of models and snapshots, as far as known: where their compiled code is among artifacts."""
@@ -114,19 +114,19 @@ class Declared:
     ) -> Declared:
         """Read the ``unique_id`` from each spec's metadata; specs without one are not dbt's."""
         asset_keys: dict[str, dg.AssetKey] = {}
-        partitioned: set[dg.AssetKey] = set()
+        partitions: dict[dg.AssetKey, dg.PartitionsDefinition] = {}
         for asset in asset_specs:
             unique_id = asset.metadata.get(UNIQUE_ID)
             if isinstance(unique_id, str):
                 asset_keys[unique_id] = asset.key
                 if asset.partitions_def is not None:
-                    partitioned.add(asset.key)
+                    partitions[asset.key] = asset.partitions_def
         check_keys = {
             unique_id: check.key
             for check in check_specs
             if isinstance(unique_id := (check.metadata or {}).get(UNIQUE_ID), str)
         }
-        return cls(asset_keys, check_keys, frozenset(partitioned))
+        return cls(asset_keys, check_keys, partitions)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,9 @@ def _interpret_node(result: NodeResult, declared: Declared, run: RunRef) -> Outc
     elif result.status == "skipped":
         kind = OutcomeKind.SKIPPED
     else:
-        kind = OutcomeKind.FAILED  # "error", and whatever word a later dbt finds for it
+        # "error", "partial success" (dbt fails by it, and skips what comes after), and whatever
+        # word a later dbt finds for it
+        kind = OutcomeKind.FAILED
     compiled = declared.compiled_paths.get(result.unique_id)
     return Outcome(kind, result, run, asset_key=asset_key, compiled_path=compiled)
 
@@ -249,25 +251,25 @@ def outcome_metadata(outcome: Outcome) -> dict[str, dg.MetadataValue]:
         values["rows_affected"] = (
             dg.MetadataValue.int(result.rows_affected) if result.rows_affected is not None else None
         )
-    values["microbatches"] = _batches(result.batch_results)
+    values["microbatches"] = _batches(result.batches)
     values.update(_freshness_metadata(outcome.freshness))
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _batches(found: Mapping[str, Any] | None) -> dg.MetadataValue | None:
+def _batches(batches: Sequence[Batch]) -> dg.MetadataValue | None:
     """Return the batches of a microbatch model: begin, end (exclusive), and how each ended."""
-    spans = [
-        (str(span[0]), str(span[1]), status)
-        for status in ("failed", "successful")
-        for span in (found or {}).get(status) or ()
-        if isinstance(span, Sequence) and len(span) == 2
-    ]
-    if not spans:
+    if not batches:
         return None
     return dg.MetadataValue.table(
         records=[
-            dg.TableRecord({"begin": begin, "end": end, "status": status})
-            for begin, end, status in spans[:_BATCHES_SHOWN]
+            dg.TableRecord(
+                {
+                    "begin": batch.start.isoformat(),
+                    "end": batch.end.isoformat(),
+                    "status": "successful" if batch.succeeded else "failed",
+                }
+            )
+            for batch in batches[:_BATCHES_SHOWN]
         ],
         schema=dg.TableSchema([dg.TableColumn(name) for name in ("begin", "end", "status")]),
     )

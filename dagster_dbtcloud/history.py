@@ -17,7 +17,7 @@ import dagster as dg
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.filters import why_not_production
 from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep
-from dagster_dbtcloud.dbt.run_results import RunResults
+from dagster_dbtcloud.dbt.run_results import Batch, RunResults
 from dagster_dbtcloud.dbt.sources import FreshnessResults
 from dagster_dbtcloud.events import (
     UNCHANGED,
@@ -29,6 +29,7 @@ from dagster_dbtcloud.events import (
     interpret_freshness,
 )
 from dagster_dbtcloud.harvest import Harvest, harvest, harvest_lone, run_ref
+from dagster_dbtcloud.partitions import of_partition
 from dagster_dbtcloud.recorded import AssetEvent
 from dagster_dbtcloud.specs import MANIFEST, specs_of
 
@@ -87,7 +88,6 @@ class Scope:
     """The assets and checks that a code location declares of one workspace."""
 
     declared: Declared
-    partitions: Mapping[dg.AssetKey, dg.PartitionsDefinition] = field(default_factory=dict)
     parents: Mapping[dg.AssetKey, tuple[dg.AssetKey, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -117,7 +117,6 @@ class Scope:
         }
         return cls(
             replace(declared, source_keys=sources),
-            {spec.key: spec.partitions_def for spec in asset_specs if spec.partitions_def},
             {spec.key: tuple(dep.asset_key for dep in spec.deps) for spec in asset_specs},
         )
 
@@ -204,23 +203,25 @@ def tell(
         undeclared.update(dict.fromkeys(said.undeclared))
         partitions = _Partitions(found.run, args, scope, rules, instance, partition_range)
         for outcome in _parents_first(said.outcomes, scope.parents):
-            events.extend(_render(outcome, partitions, rules))
+            events.extend(_render(outcome, scope.declared, partitions, rules))
         problems.extend(partitions.problems)
     return Told(found.run, tuple(events), tuple(undeclared), tuple(dict.fromkeys(problems)))
 
 
-def _render(outcome: Outcome, partitions: _Partitions, rules: Rules) -> Iterable[AssetEvent]:
+def _render(
+    outcome: Outcome, declared: Declared, partitions: _Partitions, rules: Rules
+) -> Iterable[AssetEvent]:
     if rules.count_reused and outcome.result.status in UNCHANGED and outcome.check_key is None:
         outcome = replace(outcome, kind=OutcomeKind.MATERIALIZED)
     keys: Sequence[str | None] = (None,)
     if outcome.check_key is None and outcome.asset_key is not None:
-        found = partitions.of(outcome.asset_key)
+        found = partitions.of(outcome.asset_key, outcome.result.batches)
         if found:
             keys = found
         elif found is not None and outcome.kind is OutcomeKind.MATERIALIZED:
             outcome = replace(outcome, kind=OutcomeKind.OBSERVED)
     for key in keys:
-        event = as_log_event(outcome, partition=key)
+        event = as_log_event(of_partition(outcome, declared, key), partition=key)
         if event is not None:
             yield event
 
@@ -278,9 +279,12 @@ class _Partitions:
         self._known: dict[dg.PartitionsDefinition, tuple[str, ...]] = {}
         self.problems: list[str] = []
 
-    def of(self, key: dg.AssetKey) -> tuple[str, ...] | None:
-        """Return the partitions; none when they are not known; None when there are none to be."""
-        definition = self._scope.partitions.get(key)
+    def of(self, key: dg.AssetKey, batches: Sequence[Batch] = ()) -> tuple[str, ...] | None:
+        """Return the partitions; none when they are not known; None when there are none to be.
+
+        Where nobody names them, those that the batches of a microbatch model have built.
+        """
+        definition = self._scope.declared.partitions.get(key)
         if definition is None:
             return None
         if definition not in self._known:
@@ -293,7 +297,7 @@ class _Partitions:
                     f"{key.to_user_string()}"
                 )
             self._known[definition] = known
-        return self._known[definition]
+        return self._known[definition] or _in_batches(definition, batches)
 
     def _wanted(self, definition: dg.PartitionsDefinition) -> tuple[str, ...]:
         if self._range is not None:
@@ -342,6 +346,31 @@ class _Partitions:
         if self._instance is None or definition.name is None:
             return ()
         return self._instance.get_dynamic_partitions(definition.name)
+
+
+def _in_batches(definition: dg.PartitionsDefinition, batches: Sequence[Batch]) -> tuple[str, ...]:
+    """Return the partitions that lie wholly in batches, oldest first: built, or failed there."""
+    if not isinstance(definition, dg.TimeWindowPartitionsDefinition):
+        return ()
+    keys: dict[str, None] = {}
+    for span in _joined(batches):
+        for key in definition.get_partition_keys_in_time_window(span):
+            window = definition.time_window_for_partition_key(key)
+            if span.start <= window.start and window.end <= span.end:
+                keys[key] = None
+    return tuple(keys) if len(keys) <= _MOST_PARTITIONS else ()
+
+
+def _joined(batches: Sequence[Batch]) -> list[dg.TimeWindow]:
+    """Return the spans that batches cover together: an hour's batches may make a day."""
+    spans: list[dg.TimeWindow] = []
+    for batch in sorted(batches, key=lambda each: each.start):
+        if spans and batch.start <= spans[-1].end:
+            last = spans.pop()
+            spans.append(dg.TimeWindow(start=last.start, end=max(last.end, batch.end)))
+        else:
+            spans.append(dg.TimeWindow(start=batch.start, end=batch.end))
+    return spans
 
 
 def _in_window(

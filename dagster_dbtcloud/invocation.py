@@ -45,7 +45,7 @@ from dagster_dbtcloud.following import INCLUDED, NO_LIMITS, RunLimits, follow, p
 from dagster_dbtcloud.harvest import Harvest, dbt_command, harvest, last_outcomes, run_ref
 from dagster_dbtcloud.live import RunLog, outcomes_of
 from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, STARTED
-from dagster_dbtcloud.partitions import partition_keys
+from dagster_dbtcloud.partitions import of_partition, partition_keys
 from dagster_dbtcloud.recorded import Recorded, already_recorded
 from dagster_dbtcloud.reporting import Handover, consumed_outputs
 
@@ -132,7 +132,7 @@ class DbtCloudCliInvocation:
         self._unwatched: finalize[..., DbtCloudCliInvocation] | None = None
         self._needed: frozenset[dg.AssetKey | dg.AssetCheckKey] | None = None
         self._stored: dict[int, Recorded] = {}
-        self._was_stored: dict[tuple[int, str], bool] = {}
+        self._was_stored: dict[tuple[int, str], frozenset[str | None]] = {}
         self._selected: tuple[Set[dg.AssetKey], Set[dg.AssetCheckKey]] | None = None
         self._handover: Handover | None = None
 
@@ -432,12 +432,17 @@ class DbtCloudCliInvocation:
 
     def _is_stored(self, outcome: Outcome) -> bool:
         """Whether an earlier attempt, or the sensor, has recorded the outcome."""
+        stored = self._stored_partitions(outcome)
+        return bool(stored) and stored.issuperset(self._partitions(outcome))
+
+    def _stored_partitions(self, outcome: Outcome) -> frozenset[str | None]:
+        """Return where an earlier attempt, or the sensor, has recorded the outcome."""
         past, context = self._past, self._context
         run_id = outcome.run.run_id
         if context is None or past.since is None:
-            return False
+            return frozenset()
         if run_id == self.run.id and not past.taken_over:
-            return False
+            return frozenset()
         if run_id not in self._stored:
             self._stored[run_id] = already_recorded(
                 context.instance,
@@ -449,9 +454,10 @@ class DbtCloudCliInvocation:
         if asked not in self._was_stored:  # what is stored answers once; the log may have asked
             key = outcome.check_key or outcome.asset_key
             stored, invocation_id = self._stored[run_id], outcome.run.invocation_id
-            self._was_stored[asked] = key is not None and all(
-                stored.take(key, invocation_id=invocation_id, partition=each)
-                for each in _partitions(context, outcome, self._declared)
+            self._was_stored[asked] = frozenset(
+                each
+                for each in self._partitions(outcome)
+                if key is not None and stored.take(key, invocation_id=invocation_id, partition=each)
             )
         return self._was_stored[asked]
 
@@ -459,27 +465,42 @@ class DbtCloudCliInvocation:
         context = self._context
         if context is None:
             return as_log_event(outcome)
-        if self._is_selected(outcome):
-            if self._handover is None:
-                self._handover = Handover(context)
-            result = self._handover.render(outcome)
-            if result is not None:
-                return result
-            if outcome.kind is not OutcomeKind.OBSERVED:
-                return None  # failed or skipped: the step's failure tells
-        return self._record(outcome)
+        if not self._is_selected(outcome):
+            return self._record(outcome)
+        if self._handover is None:
+            self._handover = Handover(context)
+        result = self._handover.render(outcome)
+        in_part = self._stored_partitions(outcome) and not self._is_needed(outcome)
+        if result is not None and not in_part:
+            return result
+        # Of what failed or was skipped, the step's failure tells.
+        broken = outcome.kind in (OutcomeKind.FAILED, OutcomeKind.SKIPPED)
+        return self._record(outcome, built_only=broken)
 
-    def _record(self, outcome: Outcome) -> StepEvent | None:
+    def _record(self, outcome: Outcome, *, built_only: bool = False) -> StepEvent | None:
         """Write an outcome to the event log; without a step, return the event."""
         context = self._context
         if context is None:
             return as_log_event(outcome)
-        for partition in _partitions(context, outcome, self._declared):
-            event = as_log_event(outcome, partition=partition)
-            if event is not None:
+        stored = self._stored_partitions(outcome)
+        for partition in self._partitions(outcome):
+            part = of_partition(outcome, self._declared, partition)
+            event = as_log_event(part, partition=partition)
+            if event is None or partition in stored:
+                continue
+            if part.kind is OutcomeKind.MATERIALIZED or not built_only:
                 # OpExecutionContext's annotation forgets check evaluations; Dagster stores them
                 context.log_event(cast("dg.AssetMaterialization", event))
         return None
+
+    def _partitions(self, outcome: Outcome) -> tuple[str | None, ...]:
+        """Return where an outcome is recorded: each partition of the step; once, if it has none.
+
+        A check is recorded once: its spec has no partitions.
+        """
+        partitioned = outcome.check_key is None and outcome.asset_key in self._declared.partitions
+        keys = partition_keys(self._context) if partitioned and self._context is not None else ()
+        return keys or (None,)
 
     def _is_needed(self, outcome: Outcome) -> bool:
         """Whether another step of this Dagster run waits for it, and no attempt in it gave it."""
@@ -580,18 +601,6 @@ def tag_run(context: dg.OpExecutionContext | None, run_id: int, word: str) -> No
 def command_line(args: Sequence[str]) -> str:
     """Return the step for dbt Cloud: one shell line, quoted once."""
     return shlex.join(["dbt", *args])
-
-
-def _partitions(
-    context: dg.OpExecutionContext, outcome: Outcome, declared: Declared
-) -> tuple[str | None, ...]:
-    """Return where an outcome is recorded: each partition of the step; once, if it has none.
-
-    A check is recorded once: its spec has no partitions.
-    """
-    if outcome.check_key is None and outcome.asset_key in declared.partitioned:
-        return partition_keys(context) or (None,)
-    return (None,)
 
 
 def _logger(context: dg.OpExecutionContext | None) -> logging.Logger:

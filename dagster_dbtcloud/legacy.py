@@ -686,7 +686,7 @@ def dbt_cloud_run_op(context: dg.OpExecutionContext, config: DbtCloudRunOpConfig
     if config.yield_materializations:
         for result in output.result.get("results", ()):
             unique_id = str(result.get("unique_id"))
-            built = result.get("status") in ("success", "warn", "partial success")
+            built = result.get("status") in ("success", "warn")
             if built and unique_id.split(".")[0] in ASSET_TYPES:
                 yield dg.AssetMaterialization(
                     asset_key=[*config.asset_key_prefix, *unique_id.split(".")],

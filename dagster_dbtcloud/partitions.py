@@ -1,18 +1,21 @@
 """What dbt is told of the partitions of a Dagster step: vars, and the time span of microbatches.
 
-It records nothing; which partition an event carries is the invocation's to say.
+And what dbt's batches tell of a partition. It records nothing; which partition an event carries is
+the invocation's to say, or the sensor's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeGuard
 
 import dagster as dg
 
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.errors import ConfigError
+from dagster_dbtcloud.events import Declared, Outcome, OutcomeKind
 from dagster_dbtcloud.harvest import dbt_command
 
 PartitionContext = dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext
@@ -119,6 +122,30 @@ def has_microbatches(manifest: Manifest, unique_ids: Iterable[str]) -> bool:
     """Whether one of the nodes is an incremental model with dbt's microbatch strategy."""
     nodes = (manifest.nodes[unique_id] for unique_id in unique_ids if unique_id in manifest.nodes)
     return any(node.config.get("incremental_strategy") == "microbatch" for node in nodes)
+
+
+def of_partition(outcome: Outcome, declared: Declared, partition: str | None) -> Outcome:
+    """Return what became of one partition of a node: of a microbatch model that failed, a partition
+    is built all the same if its own batches are.
+    """
+    batches = outcome.result.batches
+    if outcome.kind is not OutcomeKind.FAILED or outcome.asset_key is None or partition is None:
+        return outcome
+    definition = declared.partitions.get(outcome.asset_key)
+    if not any(batch.succeeded for batch in batches) or not _has_time(definition):
+        return outcome
+    window = definition.time_window_for_partition_key(partition)
+    own = [each for each in batches if each.start < window.end and window.start < each.end]
+    built = bool(own) and all(batch.succeeded for batch in own)
+    return replace(outcome, kind=OutcomeKind.MATERIALIZED) if built else outcome
+
+
+def _has_time(
+    definition: dg.PartitionsDefinition | None,
+) -> TypeGuard[dg.TimeWindowPartitionsDefinition | dg.MultiPartitionsDefinition]:
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        return definition.has_time_window_dimension
+    return isinstance(definition, dg.TimeWindowPartitionsDefinition)
 
 
 def _step(context: PartitionContext) -> dg.OpExecutionContext:

@@ -30,8 +30,12 @@ def until(ready: Callable[[], bool], *, seconds: float = 60) -> None:
         clock.sleep(0.02)
 
 
-def run_results(*entries: tuple[str, str], which: str = "build") -> bytes:
-    """Return what dbt writes about nodes: pairs of (unique id, status)."""
+def run_results(
+    *entries: tuple[str, str],
+    which: str = "build",
+    batches: Mapping[str, Mapping[str, Any]] | None = None,
+) -> bytes:
+    """Return what dbt writes about nodes: pairs of (unique id, status); ``batches`` by the id."""
     return json.dumps(
         {
             "metadata": {
@@ -49,6 +53,7 @@ def run_results(*entries: tuple[str, str], which: str = "build") -> bytes:
                     "message": f"dbt says {status}",
                     "failures": None,
                     "adapter_response": {},
+                    "batch_results": (batches or {}).get(unique_id),
                 }
                 for unique_id, status in entries
             ],

@@ -58,12 +58,7 @@ def only(status: str, unique_id: str = "model.shop.orders", **more: Any) -> Outc
     ("status", "kind", "in_step", "in_log"),
     [
         ("success", OutcomeKind.MATERIALIZED, dg.MaterializeResult, dg.AssetMaterialization),
-        (
-            "partial success",
-            OutcomeKind.MATERIALIZED,
-            dg.MaterializeResult,
-            dg.AssetMaterialization,
-        ),
+        ("partial success", OutcomeKind.FAILED, None, dg.AssetObservation),
         ("warn", OutcomeKind.MATERIALIZED, dg.MaterializeResult, dg.AssetMaterialization),
         ("error", OutcomeKind.FAILED, None, dg.AssetObservation),
         ("a word of a later dbt", OutcomeKind.FAILED, None, dg.AssetObservation),
@@ -223,4 +218,4 @@ def test_declared_keys_come_from_metadata() -> None:
     )
     assert declared.asset_keys == {"model.shop.orders": dg.AssetKey("renamed")}
     assert declared.check_keys == {"test.shop.c.1": dg.AssetCheckKey(dg.AssetKey("renamed"), "c")}
-    assert declared.partitioned == {dg.AssetKey("renamed")}
+    assert declared.partitions.keys() == {dg.AssetKey("renamed")}

@@ -256,25 +256,74 @@ def test_the_span_is_the_same_moments(begin: datetime, offset: int, seconds: int
     assert tuple(read) == window
 
 
-def test_batches_are_shown(stage: Stage, instance: dg.DagsterInstance) -> None:
-    """Those that failed first."""
-    stage.built()
-    raw = json.loads(run_results((BY_DAY, "partial success")))
-    raw["results"][0]["batch_results"] = {
-        "successful": [["2026-01-02T00:00:00", "2026-01-03T00:00:00"]],
-        "failed": [["2026-01-03T00:00:00", "2026-01-04T00:00:00"]],
+def batched(stage: Stage, *failed: str, status: str = "success") -> None:
+    """Let coming runs build orders_by_day in batches of a day, over ``DAYS``."""
+
+    def span(day: str) -> list[str]:
+        start = datetime.fromisoformat(f"{day}T00:00:00+00:00")
+        return [start.isoformat(), (start + timedelta(days=1)).isoformat()]
+
+    batches = {
+        "failed": [span(day) for day in failed],
+        "successful": [span(day) for day in DAYS if day not in failed],
     }
-    artifacts = {"manifest.json": stage.manifest, "run_results.json": raw}
-    stage.sandbox.play(lambda _, command: PastStep(command, artifacts=artifacts, logs="done\n"))
+    content = run_results((BY_DAY, status), batches={BY_DAY: batches})
+    artifacts = {"manifest.json": stage.manifest, "run_results.json": content}
+    ended = 20 if failed else 10
+    stage.sandbox.play(
+        lambda _, command: PastStep(command, artifacts=artifacts, logs="done\n", status=ended)
+    )
+
+
+def stored_on(instance: dg.DagsterInstance, name: str = "orders_by_day") -> list[str]:
+    stored = instance.fetch_materializations(dg.AssetKey(name), limit=10).records
+    return sorted(str(each.partition_key) for each in stored)
+
+
+def test_batches_are_shown(stage: Stage, instance: dg.DagsterInstance) -> None:
+    """Each with its span and how it ended."""
+    stage.built()
+    batched(stage)
     workspace = stage.workspace()
     result = materialize(define(workspace, partitions_def=None), workspace, instance)
     (event,) = result.get_asset_materialization_events()
     table = event.materialization.metadata["microbatches"]
     assert isinstance(table, dg.TableMetadataValue)
-    assert [list(record.data.values()) for record in table.records] == [
-        ["2026-01-03T00:00:00", "2026-01-04T00:00:00", "failed"],
-        ["2026-01-02T00:00:00", "2026-01-03T00:00:00", "successful"],
+    assert list(table.records[0].data.values()) == [
+        "2026-01-02T00:00:00+00:00",
+        "2026-01-03T00:00:00+00:00",
+        "successful",
     ]
+    assert len(table.records) == 3
+
+
+@pytest.mark.parametrize(
+    ("partitions", "tags", "built"),
+    [
+        (DAILY, RANGE, ["2026-01-02", "2026-01-04"]),
+        (DAILY, {"dagster/partition": "2026-01-02"}, ["2026-01-02"]),
+        (DAILY, {"dagster/partition": "2026-01-03"}, []),
+        (dg.StaticPartitionsDefinition(["eu"]), {"dagster/partition": "eu"}, []),
+        (None, {}, []),
+    ],
+)
+def test_a_partition_is_built_if_its_own_batches_are(
+    stage: Stage,
+    instance: dg.DagsterInstance,
+    partitions: dg.PartitionsDefinition | None,
+    tags: Mapping[str, str],
+    built: list[str],
+) -> None:
+    """The step fails by the others, as dbt does, and names the model."""
+    stage.built()
+    batched(stage, "2026-01-03", status="partial success")
+    workspace = stage.workspace()
+    assets = define(workspace, partitions_def=partitions)
+    result = materialize(assets, workspace, instance, tags=tags, raise_on_error=False)
+    assert not result.success
+    assert stored_on(instance) == built
+    (failure,) = (event for event in result.all_events if event.is_step_failure)
+    assert f"first {BY_DAY}: dbt says partial success" in str(failure.step_failure_data.error)
 
 
 def test_functions_of_one_name_stay_apart() -> None:

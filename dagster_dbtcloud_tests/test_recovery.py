@@ -252,6 +252,7 @@ class Failing:
         self.commands: list[str] = []
         self.bad = {IDS.get(name, name) for name in bad}
         self.skipped = {IDS[name] for name in skipped}
+        self.word = "error"
         self.bytes = attempts.stage.manifest
         self.manifest = Manifest.from_bytes(self.bytes, origin="the stage")
         attempts.stage.sandbox.play(self)
@@ -274,7 +275,7 @@ class Failing:
     def status(self, node: str, again: bool) -> str:
         check = not node.startswith("model.")
         if not again and node in self.bad:
-            return "fail" if check else "error"
+            return "fail" if check else self.word
         if not again and node in self.skipped:
             return "skipped"
         return "pass" if check else "success"
@@ -295,6 +296,17 @@ def test_re_execution_from_failure_runs_what_failed_and_was_skipped(attempts: At
     }
     assert f"running again 3 nodes of {len(dbt.ran[0])}" in attempts.said(second)
     assert attempts.instance.fetch_materializations(dg.AssetKey(["report"]), limit=5).records
+
+
+def test_a_model_with_a_failed_batch_runs_again(attempts: Attempts) -> None:
+    """A partial success is a failure to dbt, and to its own retry."""
+    dbt = Failing(attempts, "orders", skipped=["customers"])
+    dbt.word = "partial success"
+    first = attempts.run()
+    assert not attempts.succeeded(first)
+    second = attempts.run(first)
+    assert attempts.succeeded(second), attempts.said(second)
+    assert dbt.ran[1] == {IDS["orders"], IDS["customers"]}
 
 
 def test_re_executing_everything_runs_everything(attempts: Attempts) -> None:

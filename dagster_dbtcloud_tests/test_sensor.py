@@ -408,6 +408,47 @@ def test_partitioned_assets_get_the_partition_that_a_function_finds(
     assert event.partition == "2026-01-02"
 
 
+@pytest.mark.parametrize(
+    ("status", "failed", "expected"),
+    [
+        ("success", [], [("materialized", "2026-01-02"), ("materialized", "2026-01-03")]),
+        (
+            "partial success",
+            [["2026-01-03T00:00:00+00:00", "2026-01-03T12:00:00+00:00"]],
+            [("materialized", "2026-01-02"), ("observed", "2026-01-03")],
+        ),
+    ],
+)
+def test_microbatches_tell_their_partitions(
+    observer: Observer,
+    sandbox: Sandbox,
+    nightly: int,
+    status: str,
+    failed: list[list[str]],
+    expected: list[tuple[str, str]],
+) -> None:
+    """A job of dbt Cloud's own names no partition; the batches do. Half a day is none."""
+    daily = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-02-01")
+    specs = load_dbt_cloud_asset_specs(observer.workspace)
+    observer.use(assets=[spec.replace_attributes(partitions_def=daily) for spec in specs])
+    observer.tick()
+    halves = [
+        *(("2026-01-02T00:00:00+00:00", "2026-01-02T12:00:00+00:00"),),
+        *(("2026-01-02T12:00:00+00:00", "2026-01-03T00:00:00+00:00"),),
+        *(("2026-01-03T00:00:00+00:00", "2026-01-03T12:00:00+00:00"),),
+        *(("2026-01-03T12:00:00+00:00", "2026-01-04T00:00:00+00:00"),),
+        *(("2026-01-04T00:00:00+00:00", "2026-01-04T12:00:00+00:00"),),
+    ]
+    good = [[*half] for half in halves if [*half] not in failed]
+    content = run_results(
+        (ORDERS, status), batches={ORDERS: {"successful": good, "failed": failed}}
+    )
+    built = PastStep("dbt build", artifacts={"run_results.json": content})
+    sandbox.insert_run(nightly, steps=[built])
+    events = observer.tick()
+    assert [(told([event])[0][0], event.partition) for event in events] == expected
+
+
 @pytest.mark.parametrize("text", ["", "{", "null", '{"version": 1}', "[]", '{"last": 3}'])
 def test_a_cursor_that_is_not_ours_starts_anew(text: str) -> None:
     """Another library's cursor, or a broken one, does not stop the sensor for ever."""

@@ -30,12 +30,25 @@ STATUSES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """A span of time of a microbatch model; ``end`` is exclusive, both are aware UTC.
+
+    One that dbt did not come to, because an earlier one failed, counts as failed.
+    """
+
+    start: datetime
+    end: datetime
+    succeeded: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NodeResult:
     """What became of one node.
 
     ``status`` is dbt's own word in lower case; ``execution_time`` is in seconds; ``started_at``
     and ``completed_at`` are aware UTC and span all timing entries, None when there are none (a
-    skipped or reused node). ``failures`` counts failed rows of a test.
+    skipped or reused node). ``failures`` counts failed rows of a test. ``batches`` are those of a
+    microbatch model, the failed ones first.
     """
 
     unique_id: str
@@ -47,7 +60,7 @@ class NodeResult:
     completed_at: datetime | None = None
     adapter_response: Mapping[str, Any] | None = None
     relation_name: str | None = None
-    batch_results: Mapping[str, Any] | None = None
+    batches: tuple[Batch, ...] = ()
 
     @property
     def rows_affected(self) -> int | None:
@@ -159,7 +172,7 @@ def _result(entry: object, *, at: str) -> tuple[NodeResult | None, str]:
             completed_at=completed_at,
             adapter_response=_object(entry.get("adapter_response")) or {},
             relation_name=_text(entry.get("relation_name")),
-            batch_results=_object(entry.get("batch_results")),
+            batches=_batches(_object(entry.get("batch_results")) or {}),
         ),
         complaint,
     )
@@ -172,6 +185,18 @@ def _span(timing: object) -> tuple[datetime | None, datetime | None]:
     starts = [moment for entry in entries if (moment := parse_time(entry.get("started_at")))]
     ends = [moment for entry in entries if (moment := parse_time(entry.get("completed_at")))]
     return min(starts, default=None), max(ends, default=None)
+
+
+def _batches(found: Mapping[str, Any]) -> tuple[Batch, ...]:
+    """Read batch_results; a batch without two times says nothing."""
+    batches: list[Batch] = []
+    for word in ("failed", "successful"):
+        spans = found.get(word)
+        for span in spans if isinstance(spans, list) else ():
+            times = [parse_time(each) for each in span] if isinstance(span, list) else []
+            if len(times) == 2 and times[0] is not None and times[1] is not None:
+                batches.append(Batch(times[0], times[1], word == "successful"))
+    return tuple(batches)
 
 
 def _text(value: object) -> str | None:

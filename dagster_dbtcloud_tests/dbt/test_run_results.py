@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagster_dbtcloud.dbt.artifact import parse_time
-from dagster_dbtcloud.dbt.run_results import NodeResult, RunResults
+from dagster_dbtcloud.dbt.run_results import Batch, NodeResult, RunResults
 from dagster_dbtcloud.dbt.sources import FreshnessResults
 from dagster_dbtcloud.errors import RunResultsError
 
@@ -203,9 +203,17 @@ def test_values_of_a_wrong_type_are_not_believed() -> None:
 
 
 def test_microbatches_are_kept() -> None:
-    """The batches of a partial success are there for whom it concerns."""
-    batches = {"successful": [["2026-01-01", "2026-01-02"]], "failed": []}
-    assert only(status="partial success", batch_results=batches).batch_results == batches
+    """The failed ones first; what is no span of time says nothing."""
+    days = [datetime(2026, 1, day, tzinfo=timezone.utc) for day in (1, 2, 3)]
+    texts = [day.isoformat() for day in days]
+    found = {
+        "successful": [texts[:2], texts[:1], "strange", None, ["x", "y"]],
+        "failed": [texts[1:]],
+        "later": [texts[1:]],
+    }
+    result = only(status="partial success", batch_results=found)
+    assert result.batches == (Batch(days[1], days[2], False), Batch(days[0], days[1], True))
+    assert only(status="success", batch_results={"failed": 3}).batches == ()
 
 
 @pytest.mark.parametrize(
