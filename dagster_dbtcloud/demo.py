@@ -22,10 +22,13 @@ import httpx
 from rich.console import Console
 
 from dagster_dbtcloud.clock import Clock, SystemClock
-from dagster_dbtcloud.errors import DbtCloudError
+from dagster_dbtcloud.errors import ConfigError, DbtCloudError
 from dagster_dbtcloud.sandbox import Sandbox
 
 MODULE = "jaffle_shop.definitions"
+UI_PORT = 3000
+MARK = "demo.txt"
+"""The file that tells a folder of the demo's from one that somebody else has filled."""
 JOB_NAME = "Nightly build"
 _PATIENCE = 240.0
 """Seconds for each part of the story; a slow machine takes about 30."""
@@ -62,22 +65,28 @@ def run_demo(
     *,
     example: Path,
     home: Path,
-    port: int,
+    port: int | None,
     once: bool,
     console: Console,
     clock: Clock | None = None,
 ) -> None:
     """Start the sandbox and Dagster on the example; play the story or wait for Ctrl-C.
 
-    ``home`` holds all that the demo writes. ``port`` is the UI's; 0 takes a free one.
+    ``home`` holds all that the demo writes; it is new, empty, or an earlier demo's. ``port`` is the
+    UI's; 0 takes a free one, and so does None when the usual one is taken.
 
-    Raises: DemoError.
+    Raises: ConfigError, for a folder or port that is somebody else's; DemoError.
     """
     clock = clock or SystemClock()
     home = home.resolve()
+    if not (example / "dagster.yaml").is_file():
+        raise ConfigError(
+            f"{example} is not the example project: it has no dagster.yaml. Leave --example out to "
+            "take the one that came along."
+        )
+    port = _port(port, once)
+    _take(home, anew=once)
     dagster_home = home / "dagster_home"
-    if once and home.exists():
-        shutil.rmtree(home)  # the story is told from its beginning
     dagster_home.mkdir(parents=True, exist_ok=True)
     shutil.copy(example / "dagster.yaml", dagster_home / "dagster.yaml")
     with ExitStack() as stack:
@@ -90,7 +99,6 @@ def run_demo(
         console.print("Running the first dbt Cloud job …")
         first = _run_in_cloud(sandbox, job_id, "The first build", "ui")
         console.print("Starting Dagster …")
-        port = port or free_port()
         ui = f"http://127.0.0.1:{port}"
         log = home / "dagster.log"
         process = stack.enter_context(dagster_dev(example, dagster_home, sandbox.env, port, log))
@@ -105,6 +113,36 @@ def run_demo(
             _explain(sandbox, ui, _write_variables(home, sandbox.env), console)
             with _interruptible():
                 process.wait()
+
+
+def _port(wanted: int | None, once: bool) -> int:
+    """Return the UI's port: one that nobody listens on. Raises: ConfigError."""
+    if wanted == 0 or (wanted is None and once):
+        return free_port()
+    try:
+        # as servers bind it, so that one which is just closing does not count
+        socket.create_server(("127.0.0.1", wanted or UI_PORT)).close()
+    except OSError as error:
+        if wanted is None:
+            return free_port()
+        raise ConfigError(
+            f"Port {wanted} cannot be had ({error.strerror}); give another --port, or 0 for a free "
+            "one."
+        ) from error
+    return wanted or UI_PORT
+
+
+def _take(home: Path, *, anew: bool) -> None:
+    """Make the demo's folder, empty if the story is told ``anew``. Raises: ConfigError."""
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        if not (home / MARK).is_file():
+            raise ConfigError(
+                f"{home} is not a folder of the demo's, and it is not empty; name another --home."
+            )
+        if anew:
+            shutil.rmtree(home)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / MARK).write_text("Written by `dagster-dbtcloud demo`. The folder may be deleted.\n")
 
 
 def _play(

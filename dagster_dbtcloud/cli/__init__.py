@@ -6,6 +6,9 @@ that needs no Dagster are fast. Nothing is done here.
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from dagster_dbtcloud.cli.commands import Commands, Entry, colour
@@ -74,4 +77,7 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """Run the command line; the entry point of ``dagster-dbtcloud``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of jobs and files hold any character
+            stream.reconfigure(errors="replace")
     cli()

@@ -17,7 +17,7 @@ _step_option = click.option(
 )
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def artifacts() -> None:
     """List or download what a run has left: manifest.json, run_results.json, compiled code."""
 

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dagster_dbtcloud.cli.commands import FAILED
 from dagster_dbtcloud.cli.connection import Connection, connected
@@ -116,6 +117,16 @@ def jobs(ctx: click.Context, cloud: Connection, name: str | None, as_json: bool)
       dagster-dbtcloud jobs --environment-id Production
     """
     if ctx.invoked_subcommand is not None:
+        given = [
+            parameter.opts[0]
+            for parameter in ctx.command.params
+            if ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        ]
+        if given:  # not heard, `jobs --environment-id Staging clean` would clean production
+            raise click.UsageError(
+                f"{given[0]} goes behind the sub-command: jobs {ctx.invoked_subcommand} "
+                f"{given[0]} ..."
+            )
         return
     with cloud.get_client() as client:
         project, environment = cloud.project_id(client), cloud.environment_id(client)

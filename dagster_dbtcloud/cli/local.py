@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from dagster_dbtcloud.cli.signals import signals_end
 from dagster_dbtcloud.errors import ConfigError
 
 
@@ -23,7 +24,13 @@ from dagster_dbtcloud.errors import ConfigError
     help="The dbt project to serve.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=8580, show_default=True, help="The port; 0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8580,
+    show_default=True,
+    help="The port; 0 takes a free one.",
+)
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -70,7 +77,9 @@ def sandbox(
 @click.command()
 @click.option("--once", is_flag=True, help="Play the story headless, tell what happened, and end.")
 @click.option(
-    "--port", default=None, type=int, help="The UI's port (default: 3000, or a free one)."
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="The UI's port; 0 takes a free one.  [default: 3000 if it is free]",
 )
 @click.option(
     "--example",
@@ -96,13 +105,14 @@ def demo(once: bool, port: int | None, example: Path | None, home: Path) -> None
 
     from dagster_dbtcloud.demo import find_example, run_demo
 
-    run_demo(
-        example=(example or find_example()).resolve(),
-        home=home,
-        port=port if port is not None else (0 if once else 3000),
-        once=once,
-        console=Console(),
-    )
+    with signals_end():
+        run_demo(
+            example=(example or find_example()).resolve(),
+            home=home,
+            port=port,
+            once=once,
+            console=Console(),
+        )
 
 
 def _extra_sandbox() -> ModuleType:

@@ -14,7 +14,7 @@ import click
 
 from dagster_dbtcloud.cli.connection import Connection, connected, run_id_of
 from dagster_dbtcloud.cli.output import json_option, show_json
-from dagster_dbtcloud.errors import ConfigError, NotFoundError, StateError
+from dagster_dbtcloud.errors import ConfigError, ManifestError, NotFoundError, StateError
 
 if TYPE_CHECKING:
     from dagster_dbtcloud.dbt.manifest import Manifest, Node
@@ -46,9 +46,17 @@ def selecting(command: _Command) -> _Command:
 
 def load_manifest(cloud: Connection, file: Path | None) -> Manifest:
     """Return the manifest of a file, or the environment's. Raises: StateError, ManifestError."""
+    return manifest_file(file) if file is not None else environment_state(cloud).manifest
+
+
+def manifest_file(path: Path) -> Manifest:
+    """Return the manifest of a file that a person has named. Raises: ConfigError."""
     from dagster_dbtcloud.dbt.manifest import Manifest
 
-    return Manifest.from_path(file) if file is not None else environment_state(cloud).manifest
+    try:
+        return Manifest.from_path(path)
+    except ManifestError as error:
+        raise ConfigError(f"{error} Name a manifest.json as dbt writes it.") from error
 
 
 def environment_state(cloud: Connection) -> State:
@@ -85,6 +93,8 @@ def manifest(cloud: Connection, run: str | None, output: Path | None, as_json: b
     """
     from dagster_dbtcloud.dbt.manifest import Manifest
 
+    if as_json and str(output) == "-":
+        raise click.UsageError("Standard output takes one of the two: -o - or --json.")
     content = b""
     if run is not None:
         run_id: int | None = run_id_of(cloud, run)
@@ -173,7 +183,6 @@ def select(
       dagster-dbtcloud select tag:daily+ --exclude config.materialized:view
       dagster-dbtcloud select --manifest target/manifest.json --selector nightly --json
     """
-    from dagster_dbtcloud.dbt.manifest import Manifest
     from dagster_dbtcloud.dbt.selection import LIST_TYPES, parse, unmatched
     from dagster_dbtcloud.dbt.selection import select as select_nodes
 
@@ -192,7 +201,7 @@ def select(
         selector=selector,
         indirect_selection=indirect_selection,
         resource_types=frozenset(types) or LIST_TYPES,
-        previous=None if previous is None else Manifest.from_path(previous),
+        previous=None if previous is None else manifest_file(previous),
     )
     if previous is None:  # a word with `state:` cannot be asked alone
         for sentence in unmatched(manifest, select=expression, exclude=exclude):

@@ -34,8 +34,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def show_json(value: object) -> None:
-    """Print a value; times are ISO 8601 in UTC."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    """Print a value; times are ISO 8601 in UTC. It is ASCII, so that no code page spoils it."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
 
 
 def show_table(titles: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:

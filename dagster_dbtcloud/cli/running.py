@@ -214,8 +214,9 @@ def retry(cloud: Connection, run: str, watching: Watching) -> int:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@json_option
 @connected
-def cancel(cloud: Connection, runs: tuple[str, ...]) -> int:
+def cancel(cloud: Connection, runs: tuple[str, ...], as_json: bool) -> int:
     """Cancel each RUN, which is an id or a URL.
 
     A run that is over already is left as it is, and that is no error.
@@ -225,13 +226,19 @@ def cancel(cloud: Connection, runs: tuple[str, ...]) -> int:
       dagster-dbtcloud cancel 70403103919483 70403103919484
     """
     ids = [run_id_of(cloud, text) for text in runs]
+    left: list[dict[str, Any]] = []
     with cloud.get_client() as client:
         for run_id in ids:
-            before = _existing(client, run_id)
-            if before.is_complete:
-                click.echo(f"Run {run_id} was over already: {before.status_name}.")
-                continue
-            click.echo(_cancelled(client.cancel_run(run_id)))
+            run = _existing(client, run_id)
+            if run.is_complete:
+                told = f"Run {run_id} was over already: {run.status_name}."
+            else:
+                run = client.cancel_run(run_id)
+                told = _cancelled(run)
+            left.append(run_facts(run))
+            click.echo(told, err=as_json)
+    if as_json:
+        show_json(left)
     return 0
 
 
