@@ -47,6 +47,10 @@ test: $(DEV) ## Run the tests.
 observer-table: $(DEV) ## Print what the sensor makes of dbt Cloud's history, case by case.
 	$(BIN)/python -m dagster_dbtcloud_tests.observer_table
 
+.PHONY: kill-daemon
+kill-daemon: $(DEV) ## Kill Dagster's daemon fifty times in a backlog, on SQLite and on PostgreSQL; compare (half an hour).
+	$(BIN)/python -m dagster_dbtcloud_tests.kill_daemon $(ARGS)
+
 .PHONY: nightly
 nightly: $(DEV) ## Run the tests that are too long for every day.
 	$(PYTEST) -m nightly $(ARGS)

@@ -11,6 +11,11 @@ a newer one.
 The ``..._resolver`` functions. A component's YAML has a vocabulary that all of Dagster's own
 components share: ``translation``, partitions, backfill policies. Dagster exports no way to read
 these, and a dialect of our own would help nobody. Should they move, only the component is lost.
+
+`finish_storing`. PostgreSQL's storage writes an event first, and what the asset's page shows in a
+second transaction; a daemon that is killed between the two leaves a page that does not know of the
+asset's newest materialization. The storage's own methods for the second half are no part of
+Dagster's API. Should they move, the page is right again with the asset's next materialization.
 """
 
 from __future__ import annotations
@@ -44,6 +49,18 @@ def remember(key: str, value: str) -> None:
     context = _context()
     if context is not None:
         context.add_to_pending_reconstruction_metadata(key, value)
+
+
+def finish_storing(instance: dg.DagsterInstance, record: dg.EventLogRecord) -> bool:
+    """Do again what follows the storing of an asset's event. False where that has no name."""
+    storage: Any = instance.event_log_storage
+    show = getattr(storage, "store_asset_event", None)
+    tag = getattr(storage, "store_asset_event_tags", None)
+    if show is None or tag is None:
+        return False
+    show(record.event_log_entry, record.storage_id)
+    tag([record.event_log_entry], [record.storage_id])
+    return True
 
 
 def translation_resolver() -> dg.Resolver:

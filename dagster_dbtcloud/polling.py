@@ -2,7 +2,7 @@
 
 Events and cursor leave together at whatever run the tick has to stop. Dagster stores the events one
 by one and the cursor after them, so a killed tick leaves events that no cursor knows: the next one
-finds them in the event log and leaves them out. It triggers nothing and stores nothing itself.
+finds them in the event log and leaves them out. It triggers nothing, and stores no event itself.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from dagster_dbtcloud.recorded import (
     confirmed,
     key_of,
     mark,
+    mend,
     stored_since,
 )
 from dagster_dbtcloud.state import WorkspaceIds
@@ -392,6 +393,7 @@ class Poll:
             stored = [each for each in stored if each.key in ours]
         if not stored:
             return cursor
+        mend(self.instance, (each.key for each in stored))
         fresh = frozenset(each.run_id for each in stored)
         old = cursor.doubt or Doubt(start, until=now + DOUBT_LASTS)
         runs = None if old.runs is None else old.runs | fresh

@@ -1,8 +1,8 @@
 """Which results of dbt Cloud runs the event log holds already.
 
 Dagster stores a tick's events one by one and its cursor after them, and a step's as they come: who
-was killed in between has stored a part. This room finds that part; it writes nothing, and knows
-nothing of who should write the rest.
+was killed in between has stored a part. This room finds that part, and mends what is torn within
+an event; it writes no event, and knows nothing of who should write the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
+from dagster_dbtcloud._dagster_private import finish_storing
 from dagster_dbtcloud.events import INVOCATION_ID_TAG, RUN_ID_TAG
 
 AssetEvent = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
@@ -218,6 +219,24 @@ def confirmed(
                     stored.key, invocation_id=stored.invocation_id, partition=stored.partition
                 )
     return dict(found)
+
+
+def mend(instance: dg.DagsterInstance, keys: Iterable[Key]) -> list[dg.AssetKey]:
+    """Let each asset's page show its newest materialization; return those that did not.
+
+    For the assets that a killed process wrote last: PostgreSQL stores an event before it notes on
+    the asset that this is the newest one. Two queries for each.
+    """
+    torn = []
+    for key in dict.fromkeys(keys):
+        if isinstance(key, dg.AssetCheckKey):
+            continue
+        newest = instance.fetch_materializations(key, limit=1).records
+        shown = instance.get_latest_materialization_event(key)
+        if newest and (shown is None or shown.timestamp < newest[0].timestamp):
+            finish_storing(instance, newest[0])
+            torn.append(key)
+    return torn
 
 
 # --- reading the event log -----------------------------------------------------------------------

@@ -137,6 +137,20 @@ def held(instance: dg.DagsterInstance, manifest: Mapping[str, Any]) -> Told:
     return told
 
 
+def stale(instance: dg.DagsterInstance, manifest: Mapping[str, Any]) -> list[str]:
+    """Return the assets whose page does not show their newest materialization."""
+    behind = []
+    for unique_id, entry in manifest["nodes"].items():
+        if entry["resource_type"] == "test":
+            continue
+        key = dg.AssetKey(_path(unique_id))
+        newest = instance.fetch_materializations(key, limit=1).records
+        shown = instance.get_latest_materialization_event(key)
+        if [each.timestamp for each in newest] != ([shown.timestamp] if shown else []):
+            behind.append(entry["name"])
+    return behind
+
+
 def _path(unique_id: str) -> list[str]:
     """Return the asset key's path: of a source, with the source's name before the table's."""
     kind, *names = unique_id.split(".")

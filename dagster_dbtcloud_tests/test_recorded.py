@@ -1,5 +1,6 @@
 """What the event log holds of a dbt Cloud run: all of it, once, whoever wrote it."""
 
+import sqlite3
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from dagster_dbtcloud.dbt.run_results import NodeResult
 from dagster_dbtcloud.events import Outcome, OutcomeKind, RunRef, as_log_event, as_step_result
-from dagster_dbtcloud.recorded import already_recorded, mark, settle, stored_since
+from dagster_dbtcloud.recorded import already_recorded, mark, mend, settle, stored_since
 
 ORDERS = dg.AssetKey("orders")
 CHECK = dg.AssetCheckKey(ORDERS, "unique")
@@ -151,3 +152,19 @@ def _check_torn_event(instance: dg.DagsterInstance) -> None:
     stored = stored_since(instance, start)
     assert [each.key for each in stored] == [ORDERS]
     assert not settle(instance, 7, stored, doubtful=[ORDERS])
+
+
+def test_a_page_that_missed_the_newest_materialization_is_mended(tmp_path: Path) -> None:
+    """Killed between the event and what the asset's page shows (two transactions, PostgreSQL)."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        write(instance, outcome(7), outcome(8), outcome(8, check=True))
+        assert mend(instance, [ORDERS, CHECK]) == []
+        with sqlite3.connect(tmp_path / "history" / "runs" / "index.db") as database:
+            database.execute("DELETE FROM asset_keys")
+        assert instance.get_latest_materialization_event(ORDERS) is None
+        assert mend(instance, [ORDERS, CHECK]) == [ORDERS]
+        shown = instance.get_latest_materialization_event(ORDERS)
+        assert shown is not None
+        assert shown.asset_materialization is not None
+        assert shown.asset_materialization.metadata["dbt_cloud_run_id"].value == "8"
+        assert len(instance.fetch_materializations(ORDERS, limit=10).records) == 2
