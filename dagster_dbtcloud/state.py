@@ -28,8 +28,9 @@ from dagster_dbtcloud.cloud.budget import SharedBudget
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.filters import why_not_production
 from dagster_dbtcloud.cloud.models import Run, RunStatus
-from dagster_dbtcloud.dbt.manifest import Manifest, read_file
+from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.dbt.packed import FORM
+from dagster_dbtcloud.dbt.reading import read_file
 from dagster_dbtcloud.errors import (
     ApiError,
     ApiResponseError,

@@ -7,11 +7,9 @@ Source of the grammar: docs: reference/node-selection/syntax and .../yaml-select
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from dagster_dbtcloud.errors import SelectionError
 
@@ -47,8 +45,7 @@ _CRITERION = re.compile(
 _MAX_NESTING = 100  # levels in a YAML selector; people write three
 
 
-@dataclass(frozen=True, slots=True)
-class Criterion:
+class Criterion(NamedTuple):
     """One ``[@][N+]method.argument:value[+N]``; a depth of None is without limit.
 
     ``position`` is the 0-based offset of the criterion in ``text``, ``value_position`` that of its
@@ -73,8 +70,7 @@ class Criterion:
         raise selection_error(message, text=self.text, position=self.value_position, hint=hint)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """A set operation over ``parts``; a difference is the first part without the others.
 
     An ``indirect_selection`` of None is the command's own. ``text`` is the piece it was made from.
@@ -220,6 +216,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
+def _written(definition: object) -> str:
+    import json  # only for YAML selectors
+
+    return json.dumps(definition, default=str)
+
+
 class _Definition:
     """The parser of one YAML selector; ``path`` is the place in the definition, for errors."""
 
@@ -265,7 +267,7 @@ class _Definition:
         group = Group(
             "union" if operation == "union" else "intersection",
             tuple(included),
-            text=json.dumps(definition, default=str),
+            text=_written(definition),
         )
         return group if excluded is None else Group("difference", (group, excluded))
 
@@ -301,7 +303,7 @@ class _Definition:
             definition = {"method": method, "value": value}
         if "method" not in definition or "value" not in definition:
             self._refuse("expected one key, or method and value", definition)
-        text = json.dumps(definition, default=str)
+        text = _written(definition)
         method, arguments = _named_method(str(definition["method"]), text=text, position=0)
         mode = definition.get("indirect_selection")
         if mode is not None:
@@ -350,7 +352,7 @@ class _Definition:
         where = f" at {place}" if place else ""
         raise selection_error(
             f"YAML selector {self.name!r}{where}: {complaint}.",
-            text=json.dumps(definition, default=str),
+            text=_written(definition),
             hint="docs: reference/node-selection/yaml-selectors",
         )
 

@@ -1,53 +1,25 @@
-"""Read dbt's manifest.json: every enabled resource, and the graph between them.
+"""A dbt project as its manifest.json tells it: every enabled resource, and the graph between them.
 
-It neither fetches nor caches the file, and does not select (``selection.py`` does).
+It neither reads bytes (``reading.py`` does, imported when something is read) nor selects
+(``selection.py`` does).
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from dagster_dbtcloud.dbt import artifact
-from dagster_dbtcloud.dbt.artifact import check_schema, parse_time, read_json, text_map
-from dagster_dbtcloud.dbt.packed import Collection, Packed, Packer, read
-from dagster_dbtcloud.dbt.walk import Broken, Walk
 from dagster_dbtcloud.errors import ManifestError
 
-_VERSIONS = range(10, 21)
-"""v10 is dbt 1.6, v12 is dbt 1.8 and later, v20 was written by early Fusion and reads like v12."""
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
 
-_COLLECTIONS = {
-    "nodes": None,  # entries name their own type
-    "sources": "source",
-    "exposures": "exposure",
-    "metrics": "metric",
-    "unit_tests": "unit_test",
-    "semantic_models": "semantic_model",
-    "saved_queries": "saved_query",
-    "functions": "function",
-}
-
-_WITH_FILES = ("macros", "docs", "groups", "disabled")
-"""Parts beside the collections of nodes whose entries name files of the project."""
-_KEPT = frozenset({"metadata", "selectors", *_WITH_FILES})
-
-_NODE_FIELDS: tuple[tuple[str, type[Any]], ...] = (
-    *((name, str) for name in ("resource_type", "name", "package_name")),
-    *((name, str) for name in ("original_file_path", "patch_path")),
-    ("fqn", list),
-    ("config", dict),
-    ("depends_on", dict),
-)
+    from dagster_dbtcloud.dbt.packed import Packed
 
 
 class Facts(NamedTuple):
@@ -78,21 +50,7 @@ class Entries(Protocol):
     def config(self, number: int) -> Mapping[str, Any]: ...
 
 
-class _Parsed:
-    """Entries that somebody has parsed and keeps anyway."""
-
-    def __init__(self) -> None:
-        self.entries: list[Mapping[str, Any]] = []
-
-    def entry(self, number: int) -> Mapping[str, Any]:
-        return self.entries[number]
-
-    def config(self, number: int) -> Mapping[str, Any]:
-        return self.entries[number].get("config") or {}
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One enabled resource of any type: model, seed, test, source, exposure, metric, ...
 
     ``depends_on`` holds ids of nodes, not of macros. What is a field here, or read from ``facts``,
@@ -110,8 +68,8 @@ class Node:
     depends_on: tuple[str, ...]
     alias: str | None
     facts: Facts
-    number: int = field(repr=False, compare=False)
-    entries: Entries = field(repr=False, compare=False)
+    number: int
+    entries: Entries
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -201,14 +159,7 @@ class Node:
         return self.config.get("meta") or self.properties.get("meta") or {}
 
 
-Row = tuple[Any, ...]
-"""The fields of a ``Node`` up to its facts, these as a plain tuple."""
-_DEPENDS_ON = 8
-"""The place of the parents in a row."""
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestMetadata:
+class ManifestMetadata(NamedTuple):
     """What wrote the manifest; ``generated_at`` is aware UTC, ``env`` holds DBT_CLOUD_* values."""
 
     schema_version: int
@@ -265,46 +216,39 @@ class Manifest:
 
         Raises: ManifestError, naming the offset or the key path of the damage.
         """
-        digest = hashlib.sha256(data).hexdigest()
-        with collector_at_rest():
-            try:
-                packed = _pack(_walked(Walk(data)), digest, origin)
-            except (Broken, ManifestError):
-                # Once more, all at once: for an error that names the first thing to mend.
-                raw = read_json(data, origin=origin, error=ManifestError)
-                packed = _Reader(raw, origin=origin).manifest(digest).packed
-            return _unpacked(Packed(packed), origin)
+        from dagster_dbtcloud.dbt import reading
+
+        return reading.from_bytes(data, origin=origin)
 
     @classmethod
     def from_packed(cls, data: bytes, *, origin: str) -> Manifest | None:
         """Read what ``packed`` gave; None when it is damaged, or of another form."""
-        with collector_at_rest():
-            packed = read(data)
-            return None if packed is None else _unpacked(packed, origin)
+        from dagster_dbtcloud.dbt import reading
+
+        return reading.from_packed(data, origin=origin)
 
     @classmethod
     def from_path(cls, path: str | Path) -> Manifest:
         """Read a manifest.json on disk. Raises: ManifestError, also when it cannot be opened."""
-        return cls.from_bytes(read_file(path), origin=str(path))
+        from dagster_dbtcloud.dbt import reading
+
+        return cls.from_bytes(reading.read_file(path), origin=str(path))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, origin: str = "a dict") -> Manifest:
         """Take a manifest that is parsed already. Raises: ManifestError."""
-        parsed = {k: dict(v) if isinstance(v, Collection) else v for k, v in raw.items()}
-        data = json.dumps(parsed, sort_keys=True, default=str).encode()
-        return _Reader(parsed, origin=origin).manifest(hashlib.sha256(data).hexdigest())
+        from dagster_dbtcloud.dbt import reading
+
+        return reading.from_dict(raw, origin=origin)
 
     @property
     def packed(self) -> bytes:
         """The manifest in the form that ``from_packed`` reads, whole. Raises: ManifestError."""
         if self._packed is not None:
             return self._packed.data
-        try:
-            return _pack(self.raw.items(), self.digest, self.origin)
-        except Broken as bad:
-            raise ManifestError(
-                f"{self.origin}: the JSON is nested too deeply to be read.", origin=self.origin
-            ) from bad
+        from dagster_dbtcloud.dbt import reading
+
+        return reading.pack(self)
 
     def in_reading_order(self) -> Iterable[str]:
         """Return all ids in the order in which whole entries are read fastest.
@@ -313,7 +257,7 @@ class Manifest:
         """
         if self._packed is None:
             types = {unique_id: node.resource_type for unique_id, node in self.nodes.items()}
-            return _reading_order(types, self._parents)
+            return reading_order(types, self._parents)
         places = self._packed.places
         return sorted(self.nodes, key=lambda unique_id: places[self.nodes[unique_id].number])
 
@@ -399,18 +343,10 @@ def _sorted(
     return order, [unique_id for unique_id, count in waiting.items() if count]
 
 
-def _reading_order(types: Mapping[str, str], parents: Mapping[str, tuple[str, ...]]) -> list[str]:
+def reading_order(types: Mapping[str, str], parents: Mapping[str, tuple[str, ...]]) -> list[str]:
     order, stuck = _sorted(parents, _reversed(parents))
     tests = {i for i, resource_type in types.items() if resource_type in ("test", "unit_test")}
     return [*(i for i in (*order, *stuck) if i not in tests), *sorted(tests)]
-
-
-def read_file(path: str | Path) -> bytes:
-    """Return the content of a manifest.json on disk. Raises: ManifestError."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as bad:
-        raise ManifestError(f"{path}: cannot be read: {bad.strerror}.", origin=str(path)) from bad
 
 
 def _reversed(edges: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
@@ -451,269 +387,3 @@ def collector_at_rest() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-class _Reader:
-    """Turn the JSON of one manifest into a ``Manifest``; every complaint names a key path."""
-
-    def __init__(self, raw: Mapping[str, Any], *, origin: str) -> None:
-        self.raw = raw
-        self.origin = origin
-        self._shared: dict[Hashable, Any] = {}
-
-    def manifest(self, digest: str) -> Manifest:
-        metadata = self.metadata()
-        if not isinstance(self.raw.get("nodes"), dict):
-            raise ManifestError(
-                f"{self.origin}: no nodes; this is not a whole manifest.", origin=self.origin
-            )
-        root = metadata.project_name
-        nodes: dict[str, Node] = {}
-        entries = _Parsed()
-        disabled = set(self.disabled())
-        other_files: dict[str, None] = {}
-        for collection, resource_type in _COLLECTIONS.items():
-            for unique_id, entry in (self._field(self.raw, collection, dict) or {}).items():
-                row = self.row(collection, unique_id, entry, resource_type)
-                if _is_disabled(entry):
-                    disabled.add(unique_id)
-                    other_files.update(dict.fromkeys(_files_of(entry, root)))
-                else:
-                    number = len(entries.entries)
-                    nodes[unique_id] = _node(row, Facts(*row[-1]), number, entries)
-                    entries.entries.append(entry)
-        for name in _WITH_FILES:
-            other_files.update(dict.fromkeys(_files_in(self.raw.get(name), root)))
-        return Manifest(
-            raw=self.raw,
-            origin=self.origin,
-            digest=digest,
-            metadata=metadata,
-            nodes=nodes,
-            # A versioned or overridden id can be disabled in one place and enabled in another.
-            disabled=frozenset(disabled - nodes.keys()),
-            selectors=self.selectors(),
-            other_files=tuple(other_files),
-        )
-
-    def disabled(self) -> dict[str, None]:
-        return dict.fromkeys(self._field(self.raw, "disabled", dict) or ())
-
-    def selectors(self) -> Mapping[str, Mapping[str, Any]]:
-        selectors: Mapping[str, Any] = self._field(self.raw, "selectors", dict) or {}
-        for name in selectors:
-            self._field(selectors, name, dict, at="selectors")
-        return selectors
-
-    def metadata(self) -> ManifestMetadata:
-        metadata, version = check_schema(
-            self.raw, kind="manifest", versions=_VERSIONS, origin=self.origin, error=ManifestError
-        )
-        get: Callable[[str], str | None] = lambda name: self._field(  # noqa: E731
-            metadata, name, str, at="metadata"
-        )
-        return ManifestMetadata(
-            schema_version=version,
-            dbt_version=get("dbt_version") or "",
-            project_name=get("project_name"),
-            adapter_type=get("adapter_type"),
-            generated_at=parse_time(metadata.get("generated_at")),
-            invocation_id=get("invocation_id"),
-            env=text_map(metadata.get("env")),
-        )
-
-    def row(self, collection: str, unique_id: str, entry: Any, resource_type: str | None) -> Row:
-        """Return the fields of the node; equal texts and tuples are shared among the rows."""
-        if not isinstance(entry, dict):
-            raise self._error(f"{collection}[{unique_id!r}]", "is not an object")
-        get = entry.get
-        for name, kind in _NODE_FIELDS:
-            value = get(name)
-            if value is not None and not isinstance(value, kind):
-                self._field(entry, name, kind, at=f"{collection}[{unique_id!r}]")
-        head, _, tail = unique_id.partition(".")
-        package, _, rest = tail.partition(".")
-        resource_type = resource_type or get("resource_type") or head
-        name = get("name") or rest
-        package_name = get("package_name") or package
-        config = get("config") or {}
-        parents = (get("depends_on") or {}).get("nodes")
-        # Only for unit tests does dbt select by the tags of the config.
-        tags = (config if resource_type == "unit_test" else entry).get("tags")
-        for key, texts in (("fqn", get("fqn")), ("tags", tags), ("depends_on.nodes", parents)):
-            if texts and not (isinstance(texts, list) and all(type(t) is str for t in texts)):
-                self._check_texts(texts, at=f"{collection}[{unique_id!r}].{key}")
-        share = self._share
-        return (
-            share(unique_id),
-            share(resource_type),
-            share(name),
-            share(package_name),
-            share(get("original_file_path") or ""),
-            share(get("patch_path")),
-            tuple(map(share, get("fqn") or (package_name, name))),
-            share(((tags,) if isinstance(tags, str) else tuple(tags)) if tags else ()),
-            tuple(map(share, dict.fromkeys(parents))) if parents else (),
-            share(get("alias")),
-            share(self._facts(entry, resource_type, config)),
-        )
-
-    def _facts(self, entry: Mapping[str, Any], resource_type: str, config: Any) -> Row:
-        get = entry.get
-        is_test = resource_type == "test"
-        test = (get("test_metadata") or {}) if is_test else {}
-        code = get("raw_code", self)
-        is_blank = not (code is self or resource_type in ("seed", "function")) and (
-            not code or (isinstance(code, str) and not code.strip())
-        )
-        return (
-            config.get("materialized"),
-            config.get("group"),
-            config.get("group") or get("group"),
-            (get("access") or "protected") if resource_type == "model" else None,
-            get("version"),
-            get("latest_version"),
-            get("source_name"),
-            test.get("name") if isinstance(test, dict) else None,
-            bool(test),
-            is_blank,
-            not (get("original_file_path") or get("path")),
-            get("database"),
-            get("schema"),
-        )
-
-    def _share(self, value: Any) -> Any:
-        try:
-            return self._shared.setdefault(value, value)
-        except TypeError:  # what nobody expects here is kept as it is
-            return value
-
-    def _field(self, holder: Mapping[str, Any], name: str, kind: type[Any], *, at: str = "") -> Any:
-        return artifact.field(holder, name, kind, at=at, origin=self.origin, error=ManifestError)
-
-    def _check_texts(self, texts: Any, *, at: str) -> None:
-        if isinstance(texts, str) and at.endswith(".tags"):
-            return  # the short way to write one tag
-        if not isinstance(texts, list):
-            self._field({"": texts}, "", list, at=at)
-        for index, item in enumerate(texts):
-            if not isinstance(item, str):
-                raise self._error(f"{at}[{index}]", "is not a text")
-
-    def _error(self, place: str, complaint: str) -> ManifestError:
-        return ManifestError(f"{self.origin}: {place} {complaint}.", origin=self.origin)
-
-
-def _walked(walk: Walk) -> Iterator[tuple[str, Any]]:
-    """Yield the top-level parts; those of nodes are to be read entry by entry, before the next."""
-    for name in walk.members():
-        if name in _COLLECTIONS and walk.at_object():
-            yield name, ((unique_id, walk.value()) for unique_id in walk.members())
-        else:
-            yield name, walk.value()
-    walk.end()
-
-
-def _pack(parts: Iterable[tuple[str, Any]], digest: str, origin: str) -> bytes:
-    """Pack manifest.json while it is read, keeping no entry that is packed.
-
-    Raises: Broken, ManifestError; neither is for users (see ``Manifest.from_bytes``).
-    """
-    packer = Packer()
-    kept: dict[str, Any] = {}
-    reader = _Reader(kept, origin=origin)
-    rows: dict[str, tuple[int, Row]] = {}
-    off: dict[str, tuple[int, Mapping[str, Any]]] = {}
-    for name, part in parts:
-        if name in packer.names:
-            raise Broken  # the same name twice: JSON keeps the last
-        if name in _COLLECTIONS and isinstance(part, (dict, Iterator)):
-            packer.collection(name)
-            for unique_id, entry in part.items() if isinstance(part, dict) else part:
-                row = reader.row(name, unique_id, entry, _COLLECTIONS[name])
-                if unique_id in rows or unique_id in off:
-                    raise Broken
-                number = packer.entry(unique_id, entry)
-                if _is_disabled(entry):
-                    off[unique_id] = number, entry
-                else:
-                    rows[unique_id] = number, row
-        elif name in _COLLECTIONS and (part is not None or name == "nodes"):
-            raise Broken
-        else:
-            packer.value(name, part)
-            if name in _KEPT:
-                kept[name] = part
-    root = reader.metadata().project_name
-    if "nodes" not in packer.names:
-        raise Broken
-    files = dict.fromkeys(file for _, entry in off.values() for file in _files_of(entry, root))
-    for name in _WITH_FILES:
-        files.update(dict.fromkeys(_files_in(kept.get(name), root)))
-    order = _reading_order(
-        {unique_id: row[1] for unique_id, (_, row) in rows.items()},
-        {
-            unique_id: tuple(parent for parent in row[_DEPENDS_ON] if parent in rows)
-            for unique_id, (_, row) in rows.items()
-        },
-    )
-    return packer.packed(
-        [*(rows[unique_id][0] for unique_id in order), *(number for number, _ in off.values())],
-        {
-            "digest": digest,
-            "metadata": kept["metadata"],
-            "selectors": reader.selectors(),
-            "disabled": [i for i in {**reader.disabled(), **off} if i not in rows],
-            "files": list(files),
-            "rows": list(rows.values()),
-        },
-    )
-
-
-def _unpacked(packed: Packed, origin: str) -> Manifest:
-    head = packed.head
-    facts: dict[int, Facts] = {}
-    nodes: dict[str, Node] = {}
-    for number, row in head["rows"]:
-        plain = row[-1]
-        known = facts.get(id(plain))  # equal ones are one; what they hold may have no hash
-        if known is None:
-            known = facts[id(plain)] = Facts(*plain)
-        nodes[row[0]] = _node(row, known, number, packed)
-    return Manifest(
-        raw=packed.raw,
-        origin=origin,
-        digest=head["digest"],
-        metadata=_Reader(head, origin=origin).metadata(),
-        nodes=nodes,
-        disabled=frozenset(head["disabled"]),
-        selectors=head["selectors"],
-        other_files=tuple(head["files"]),
-        packed=packed,
-    )
-
-
-def _node(row: Row, facts: Facts, number: int, entries: Entries) -> Node:
-    a, b, c, d, e, f, g, h, i, j, _ = row
-    return Node(a, b, c, d, e, f, g, h, i, j, facts, number, entries)
-
-
-def _is_disabled(entry: Mapping[str, Any]) -> bool:
-    return (entry.get("config") or {}).get("enabled") is False
-
-
-def _files_in(part: Any, root: str | None) -> Iterator[str]:
-    """Give the files of the root project in a top-level part that holds no nodes."""
-    for entries in part.values() if isinstance(part, dict) else ():
-        for entry in entries if isinstance(entries, list) else (entries,):
-            if isinstance(entry, dict):
-                yield from _files_of(entry, root)
-
-
-def _files_of(entry: Mapping[str, Any], root: str | None) -> Iterator[str]:
-    own = entry.get("original_file_path")
-    if isinstance(own, str) and (root is None or entry.get("package_name") == root):
-        yield own
-    patch = entry.get("patch_path")
-    if isinstance(patch, str) and (root is None or patch.startswith(f"{root}://")):
-        yield patch.partition("://")[2] or patch
