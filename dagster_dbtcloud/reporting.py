@@ -78,20 +78,16 @@ class Handover:
 
         None for failed, skipped and unchanged nodes: no result is theirs.
         """
-        result = as_step_result(outcome)
         key: Key | None = outcome.check_key or outcome.asset_key
-        if result is None or key in self._consumed:
-            return result
-        asset = self._assets.get(key) if isinstance(key, dg.AssetKey) else None
-        if asset is not None:
-            return (
-                result if asset.partitions_def and self._is_range else self._asset(outcome, asset)
-            )
-        check = self._checks.get(key) if isinstance(key, dg.AssetCheckKey) else None
-        # A check with partitions of its own: which one it was evaluated on is Dagster's to say.
-        if check is not None and getattr(check, "partitions_def", None) is None:
-            return self._check(outcome, check)
-        return result
+        if key not in self._consumed:
+            asset = self._assets.get(key) if isinstance(key, dg.AssetKey) else None
+            if asset is not None and not (asset.partitions_def and self._is_range):
+                return self._asset(outcome, asset)
+            check = self._checks.get(key) if isinstance(key, dg.AssetCheckKey) else None
+            # A check with partitions of its own: which one it was evaluated on is Dagster's to say.
+            if check is not None and getattr(check, "partitions_def", None) is None:
+                return self._check(outcome, check)
+        return as_step_result(outcome)
 
     def _asset(self, outcome: Outcome, spec: dg.AssetSpec) -> Handed | None:
         partition = self._partition if spec.partitions_def is not None else None

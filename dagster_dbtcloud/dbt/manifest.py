@@ -71,6 +71,16 @@ class Node(NamedTuple):
     number: int
     entries: Entries
 
+    # Where its entry is does not make a node another one.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Node) and self[:-2] == other[:-2]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.unique_id)
+
     @property
     def properties(self) -> Mapping[str, Any]:
         """The node's whole entry in the manifest, for whatever has no name here."""
@@ -378,7 +388,8 @@ def _walk(
 def collector_at_rest() -> Iterator[None]:
     """Keep the cycle collector from looking, again and again, at objects that form no cycle.
 
-    It would take as long as all the rest of the reading.
+    It would take as long as all the rest of the reading. What was made meanwhile counts as old
+    afterwards, or the first thing that the collector did would be to look at all of it once more.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -386,4 +397,7 @@ def collector_at_rest() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():  # else somebody keeps objects frozen, who means it
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
