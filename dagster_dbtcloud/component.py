@@ -246,7 +246,10 @@ class _ComponentTranslator(DagsterDbtTranslator):
         unique_id: str,
         project: Any,
     ) -> dg.AssetCheckSpec | None:
-        return self._component.get_asset_check_spec(asset_spec, manifest, unique_id, project)
+        # by name: those who come from dagster-dbt have overridden it with names only
+        return self._component.get_asset_check_spec(
+            asset_spec, manifest=manifest, unique_id=unique_id, project=project
+        )
 
 
 # --- the scaffolder ------------------------------------------------------------------------------
@@ -357,8 +360,8 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
     loading reads it back without dbt Cloud. A refresh starts no dbt Cloud run while some run of the
     environment has a manifest.
 
-    A subclass may override ``get_asset_spec``, ``get_asset_check_spec``, ``get_cli_args`` and
-    ``execute``.
+    A subclass may override ``get_asset_spec``, ``get_asset_check_spec``, ``get_cli_args``,
+    ``op_config_schema`` and ``execute``.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -611,8 +614,17 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
             self.translator, asset_spec, manifest, unique_id, project
         )
 
+    @property
+    def op_config_schema(self) -> type[dg.Config] | None:
+        """What the step may be configured with in the launchpad; for subclasses to override.
+
+        ``RunOptionsConfig`` gives it the options of a run.
+        """
+        return None
+
     def _assets(self) -> dg.AssetsDefinition:
         op = self.op or OpSpec()
+        schema = self.op_config_schema
 
         @dbt_cloud_assets(
             workspace=self.workspace,
@@ -629,6 +641,7 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
             op_tags=op.tags,
             description=op.description,
             pool=op.pool,
+            config_schema=None if schema is None else schema.to_fields_dict(),
         )
         def assets(context: dg.AssetExecutionContext) -> Iterator[Any]:
             yield from self.execute(context=context)

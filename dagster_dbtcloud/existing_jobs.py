@@ -29,16 +29,25 @@ logger = logging.getLogger("dagster_dbtcloud")
 
 @dataclass(frozen=True)
 class KnownJob:
-    """What a definition keeps of a job: its id, name, commands, and what starts it by itself."""
+    """What a definition keeps of a job: its id, name, commands, what starts it, and where it is."""
 
     id: int
     name: str
     steps: tuple[str, ...]
     starts: tuple[str, ...] = ()
+    project_id: int = 0
+    environment_id: int = 0
 
     @classmethod
     def of(cls, job: Job) -> KnownJob:
-        return cls(job.id, job.name, job.execute_steps, own_starts(job))
+        return cls(
+            job.id,
+            job.name,
+            job.execute_steps,
+            own_starts(job),
+            job.project_id or 0,
+            job.environment_id or 0,
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -53,6 +62,8 @@ class KnownJob:
                 str(raw["name"]),
                 tuple(map(str, raw["steps"])),
                 tuple(map(str, raw["starts"])),
+                int(raw["project_id"]),
+                int(raw["environment_id"]),
             )
         except (ValueError, KeyError, TypeError):
             return None
@@ -123,12 +134,12 @@ def find_job(client: DbtCloudClient, ids: WorkspaceIds, job: Value) -> Job:
     """
     text = required_text(job, "The dbt Cloud job")
     if text.isascii() and text.isdigit():
-        return _usable(_by_id(client, int(text)), ids)
+        return _usable(job_of_id(client, int(text)), ids)
     if "://" in text or "/" in text:
         url = checked_url(text, client, "job")
         if url.job_id is None:
             raise ConfigError(f"{text} is not the address of a dbt Cloud job.")
-        return _usable(_by_id(client, url.job_id), ids)
+        return _usable(job_of_id(client, url.job_id), ids)
     return _usable(_by_name(client, ids, text), ids)
 
 
@@ -143,7 +154,8 @@ def checked_url(text: str, client: DbtCloudClient, what: str) -> DbtCloudUrl:
     return url
 
 
-def _by_id(client: DbtCloudClient, job_id: int) -> Job:
+def job_of_id(client: DbtCloudClient, job_id: int) -> Job:
+    """Return a job of the account. Raises: ConfigError, when there is none; ApiError."""
     try:
         return client.job(job_id)
     except NotFoundError as error:

@@ -13,24 +13,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from enum import Enum
+from hashlib import sha256
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import dagster as dg
 from pydantic import Field
 
-from dagster_dbtcloud import _dagster_private
 from dagster_dbtcloud.assets import dbt_cloud_assets
 from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
-from dagster_dbtcloud.cloud.models import CAUSE_LIMIT, Run, RunStep, TriggerRun
+from dagster_dbtcloud.cloud.models import CAUSE_LIMIT, Job, Run, RunStep, TriggerRun
 from dagster_dbtcloud.cloud.urls import normalize_access_url
 from dagster_dbtcloud.errors import ApiError, ConfigError, DbtCloudError, NotFoundError, RunTimedOut
-from dagster_dbtcloud.existing_jobs import mute
+from dagster_dbtcloud.existing_jobs import job_of_id, known_job, mute
 from dagster_dbtcloud.following import follow
 from dagster_dbtcloud.harvest import BUILDING, CHECKING, RUN_RESULTS, dbt_command
 from dagster_dbtcloud.identity import required_text
 from dagster_dbtcloud.starting import abandon, start_run
+from dagster_dbtcloud.state import default_cache_dir
 from dagster_dbtcloud.translator import ASSET_TYPES, DagsterDbtTranslator
 from dagster_dbtcloud.workspace import DEFAULT_ACCESS_URL, DbtCloudWorkspace
 
@@ -47,6 +48,8 @@ __all__ = [
 DEFAULT_POLL_INTERVAL = 10
 _LATE_RESULTS_SECONDS = 60.0
 _LEAVE_SECONDS = 4.0
+_LOAD_SECONDS = 20.0
+_ACCOUNT = "The dbt Cloud account id (account_id)"
 
 NodeInfo = Mapping[str, Any]
 T = TypeVar("T")
@@ -205,7 +208,7 @@ class DbtCloudResource:
 
     def _client(self, *, retry_for: float = 600.0, timeout: float = 30.0) -> DbtCloudClient:
         return DbtCloudClient(
-            account_id=int(required_text(self._account, "The dbt Cloud account id (account_id)")),
+            account_id=int(required_text(self._account, _ACCOUNT)),
             token=required_text(self._token, "The dbt Cloud token (auth_token)"),
             access_url=self._host,
             clock=self._clock,
@@ -216,28 +219,51 @@ class DbtCloudResource:
 
     def workspace(self, job_id: int) -> DbtCloudWorkspace:
         """Return the workspace that a job belongs to: the new way to all that this class does."""
-        name = f"dagster_dbtcloud/legacy/{self._host}/{job_id}"
-        known = _dagster_private.recall(name)
-        if known is None:
-            job = self._asked(lambda client: client.job(job_id))
-            known = f"{job.project_id}/{job.environment_id}"
-        _dagster_private.remember(name, known)
-        project_id, environment_id = known.split("/")
+        account = required_text(self._account, _ACCOUNT)
+
+        def fetch(_: str) -> Job:
+            with self._client(retry_for=_LOAD_SECONDS) as client:
+                return job_of_id(client, job_id)
+
+        known = self._or_failure(
+            lambda: known_job(
+                job_id,
+                key=sha256(f"{self._host}|{account}".encode()).hexdigest()[:24],
+                cache_dir=default_cache_dir(),
+                fetch=fetch,
+            )
+        )
         return DbtCloudWorkspace(
-            account_id=self._account,
+            account_id=account,
             token=self._token,
             access_url=self._host,
-            project_id=project_id,
-            environment_id=environment_id,
+            project_id=known.project_id,
+            environment_id=known.environment_id,
             clock=self._clock,
         )
 
     def _asked(self, ask: Callable[[DbtCloudClient], T]) -> T:
-        try:
+        def do() -> T:
             with self._client() as client:
                 return ask(client)
+
+        return self._or_failure(do)
+
+    def _or_failure(self, do: Callable[[], T]) -> T:
+        try:
+            return do()
         except ApiError as error:
             raise dg.Failure(description=str(error)) from error
+
+    def build_url_for_job(self, project_id: int, job_id: int) -> str:
+        """Return the address of a job's page."""
+        account = required_text(self._account, _ACCOUNT)
+        return f"{self._host}/deploy/{account}/projects/{project_id}/jobs/{job_id}/"
+
+    def build_url_for_cloud_docs(self, job_id: int, resource_type: str, unique_id: str) -> str:
+        """Return the address of a node in the documentation that a job generates."""
+        account = required_text(self._account, _ACCOUNT)
+        return f"{self._host}/accounts/{account}/jobs/{job_id}/docs/#!/{resource_type}/{unique_id}"
 
     def make_request(
         self,

@@ -22,6 +22,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from dagster_dbtcloud import (
     DbtCloudComponent,
     DbtCloudWorkspace,
+    RunOptionsConfig,
     build_dbt_cloud_polling_sensor,
     dbt_cloud_assets,
 )
@@ -593,6 +594,38 @@ def test_a_subclass_changes_specs_and_execution(stage: Stage, instance: dg.Dagst
     assert result.success
     log = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert "about to run dbt" in log
+
+
+class AsForDagsterDbt(DbtCloudComponent):
+    """Written for dagster-dbt's component, whose checks are given by name."""
+
+    @property
+    def op_config_schema(self) -> type[dg.Config]:
+        return RunOptionsConfig
+
+    def get_asset_check_spec(  # type: ignore[override]  # as it is elsewhere
+        self,
+        asset_spec: dg.AssetSpec,
+        *,
+        manifest: Mapping[str, Any],
+        unique_id: str,
+        project: Any,
+    ) -> dg.AssetCheckSpec | None:
+        spec = super().get_asset_check_spec(
+            asset_spec, manifest=manifest, unique_id=unique_id, project=project
+        )
+        return None if spec is None else spec._replace(description="ours")
+
+
+def test_a_subclass_of_dagster_dbts_kind_works(stage: Stage, instance: dg.DagsterInstance) -> None:
+    """Its methods as they are, and options from the launchpad."""
+    stage.built()
+    stage.play(*BUILT)
+    assets = assets_of(AsForDagsterDbt(workspace=stage.workspace()).build_defs())
+    assert {check.description for check in assets.check_specs} == {"ours"}
+    config = {"ops": {"dbt_cloud_assets": {"config": {"threads_override": 3}}}}
+    dg.materialize([assets], instance=instance, selection=[ORDERS], run_config=config)
+    assert stage.sandbox.runs()[-1]["trigger"]["threads_override"] == 3
 
 
 # --- the scaffolder ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ dagster-dbt 0.22 to 0.29.
 
 import json
 import pickle
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -13,6 +14,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.definitions_load_context import (
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+)
+from dagster._core.definitions.repository_definition import RepositoryLoadData
 
 from dagster_dbtcloud import legacy
 from dagster_dbtcloud.errors import ConfigError
@@ -26,7 +32,7 @@ from dagster_dbtcloud.legacy import (
     load_assets_from_dbt_cloud_job,
 )
 from dagster_dbtcloud.sandbox import Fault, PastStep
-from dagster_dbtcloud_tests.stage import Stage, run_results
+from dagster_dbtcloud_tests.stage import Stage, run_results, until
 
 ORDERS = dg.AssetKey("orders")
 BUILT = (
@@ -173,6 +179,53 @@ def test_keys_groups_policies_and_partitions_of_ones_own(
     assert json.dumps({"part": "b"}) in run["trigger"]["steps_override"][0]
 
 
+def test_a_later_load_works_offline(
+    stage: Stage, nightly: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the first one learned of the job, and its manifest, serve with a warning."""
+
+    def load() -> dg.AssetsDefinition:
+        client = DbtCloudClientResource(
+            auth_token=stage.sandbox.token,
+            account_id=stage.sandbox.account_id,
+            dbt_cloud_host=stage.sandbox.url,
+            clock=stage.clock,
+        )
+        return load_assets_from_dbt_cloud_job(dbt_cloud=client, job_id=nightly)
+
+    before = load()
+    stage.sandbox.faults.add(Fault("status", status=503, count=None))
+    assert load().keys == before.keys
+    assert "the job as it was serves instead" in caplog.text
+    shutil.rmtree(stage.cache_dir)
+    with pytest.raises(dg.Failure, match="503"):
+        load()
+
+
+def test_a_run_worker_asks_nothing_when_it_loads(
+    stage: Stage, nightly: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code server hands on where the job is, what it does, and which manifest counts."""
+
+    def load(kind: DefinitionsLoadType, metadata: dict[str, Any]) -> DefinitionsLoadContext:
+        context = DefinitionsLoadContext(
+            kind,
+            repository_load_data=RepositoryLoadData(
+                cacheable_asset_data={}, reconstruction_metadata=metadata
+            ),
+        )
+        monkeypatch.setattr(DefinitionsLoadContext, "_instance", context)
+        dbt_cloud = dbt_cloud_resource.configured(CONFIG)
+        assert load_assets_from_dbt_cloud_job(dbt_cloud=dbt_cloud, job_id=nightly).keys
+        return context
+
+    server = load(DefinitionsLoadType.INITIALIZATION, {})
+    learned = dict(server.get_pending_reconstruction_metadata())
+    stage.sandbox.clear_requests()
+    load(DefinitionsLoadType.RECONSTRUCTION, learned)
+    assert not stage.sandbox.requests
+
+
 def test_vars_need_partitions(nightly: int) -> None:
     """As before."""
     with pytest.raises(ConfigError, match="needs a partitions_def"):
@@ -261,6 +314,12 @@ def test_the_lists_and_the_rest(stage: Stage, nightly: int, client: DbtCloudReso
     assert client.get_runs(job_id=nightly, limit=5, include_related=["job"])[0]["id"] == run
     assert client.get_run(run, ["trigger"])["trigger"]["cause"].startswith("Triggered via Dagster")
     assert client.get_run_steps(run) == ["dbt build --select raw_orders orders"]
+    assert client.build_url_for_job(project, nightly) == stage.sandbox.url + (
+        f"/deploy/{stage.sandbox.account_id}/projects/{project}/jobs/{nightly}/"
+    )
+    assert "/docs/#!/model/model.tiny.orders" in client.build_url_for_cloud_docs(
+        nightly, "model", "model.tiny.orders"
+    )
     assert "run_results.json" in client.list_run_artifacts(run)
     assert client.get_run_results(run)["results"]
     assert client.get_manifest(run)["nodes"]
@@ -268,7 +327,7 @@ def test_the_lists_and_the_rest(stage: Stage, nightly: int, client: DbtCloudReso
     assert client.update_job(nightly, settings={"threads": 7})["settings"]["threads"] == 7
     raw = client.make_request("GET", f"{stage.sandbox.account_id}/runs/{run}/?include_related=job")
     assert raw["job"]["name"] == "Nightly"
-    assert client.workspace(nightly).project_id == str(project)
+    assert client.workspace(nightly).project_id == project
 
 
 def test_environment_variables_of_a_job(
@@ -317,7 +376,7 @@ def test_a_limit_cancels_the_run(stage: Stage, nightly: int, client: DbtCloudRes
     with pytest.raises(dg.Failure, match="time limit"):
         client.run_job_and_poll(nightly, poll_timeout=60)
     (run,) = (run for run in stage.sandbox.runs() if run["job_definition_id"] == nightly)
-    assert run["status_humanized"] == "Cancelled"
+    until(lambda: stage.sandbox.run(run["id"])["status_humanized"] == "Cancelled")
 
 
 def test_triggering_takes_the_schedule_off(stage: Stage, client: DbtCloudResource) -> None:
