@@ -39,6 +39,7 @@ __all__ = [
     "DbtCloudClientResource",
     "DbtCloudOutput",
     "DbtCloudResource",
+    "DbtCloudRunOpConfig",
     "DbtCloudRunStatus",
     "dbt_cloud_resource",
     "dbt_cloud_run_op",

@@ -26,7 +26,12 @@ from dagster_dbtcloud.cli.rewrite import (
 _SKIPPED = frozenset(
     {"node_modules", "venv", "site-packages", "dbt_packages", "target", "__pycache__"}
 )
-_REQUIREMENTS = re.compile(r"pyproject\.toml|setup\.(py|cfg)|requirements[\w.-]*\.(txt|in)")
+_REQUIREMENTS = re.compile(
+    r"pyproject\.toml|setup\.(py|cfg)|Pipfile|environment\.ya?ml"
+    r"|(.*/)?requirements([\w.-]*|/[\w.-]+)\.(txt|in)"
+)
+_PYTHON = (".py", ".pyi")
+_YAML = (".yaml", ".yml")
 _REQUIRED = re.compile(r"(?<![\w-])dagster[-_]dbt(?![\w-])", re.IGNORECASE)
 
 
@@ -51,9 +56,10 @@ class _Source:
 def migrate(paths: tuple[Path, ...], write: bool) -> int:
     """Change imports of dagster-dbt's dbt Cloud names to those of this package.
 
-    PATH is a file or a folder. Python files and the `type:` lines of YAML components are looked at;
+    PATH is a file or a folder. Python files and the `type:` lines of YAML components are changed;
     names of dbt Core stay with dagster-dbt. What a person has to decide is said on stderr, as
-    file:line: reason, and then the exit code is 1.
+    file:line: reason, and then the exit code is 1. Notebooks, links and requirements are only
+    pointed at; virtual environments, hidden folders and what dbt made are passed by.
 
     \b
     Examples:
@@ -63,18 +69,22 @@ def migrate(paths: tuple[Path, ...], write: bool) -> int:
     left: list[tuple[Path, Left]] = []
     sources, unread = _sources(paths)
     left += unread
-    uses = {s.path: uses_of(s.text) for s in sources if s.path.suffix == ".py"}
+    uses = {s.path: uses_of(s.text) for s in sources if s.path.suffix in _PYTHON}
     changed = 0
     for source in sources:
         result = _rewritten(source, uses)
         left += [(source.path, each) for each in result.left]
         if result.text == source.text:
             continue
+        try:
+            if write:
+                source.path.write_bytes(result.text.encode(source.encoding))
+            else:
+                _show_diff(source, result.text)
+        except OSError as error:
+            left.append((source.path, Left(1, f"cannot be written: {error.strerror}")))
+            continue
         changed += 1
-        if write:
-            source.path.write_bytes(result.text.encode(source.encoding))
-        else:
-            _show_diff(source, result.text)
     if changed:
         left += _requirements(paths)
     for path, each in left:
@@ -89,8 +99,11 @@ def migrate(paths: tuple[Path, ...], write: bool) -> int:
 
 
 def _rewritten(source: _Source, uses: dict[Path, Uses]) -> Rewritten:
-    if source.path.suffix != ".py":
+    if source.path.suffix in _YAML:
         return rewrite_yaml(source.text)
+    if source.path.suffix not in _PYTHON:
+        number = source.text.count("\n", 0, source.text.find("dagster_dbt")) + 1
+        return Rewritten(source.text, (Left(number, "a notebook: change its cells by hand"),))
     shared = shared_move(uses.values(), uses[source.path])
     return rewrite_python(source.text, shared=shared)
 
@@ -101,30 +114,46 @@ def _sources(paths: Sequence[Path]) -> tuple[list[_Source], list[tuple[Path, Lef
     for path in _files(paths):
         try:
             content = path.read_bytes()
-            if b"dagster_dbt" not in content:
+            if b"dagster_dbt" not in content.replace(b"dagster_dbtcloud", b""):
+                continue
+            if path.is_symlink():
+                target = path.resolve()
+                if not any(target.is_relative_to(top.resolve()) for top in paths):
+                    unread.append((path, Left(1, f"is a link to {target}: name that file itself")))
                 continue
             encoding = "utf-8"
-            if path.suffix == ".py":
+            if path.suffix in _PYTHON:
                 encoding, _ = tokenize.detect_encoding(iter(content.splitlines(True)).__next__)
             sources.append(_Source(path, content.decode(encoding), encoding))
-        except (OSError, SyntaxError, UnicodeDecodeError) as error:
-            unread.append((path, Left(1, f"cannot be read: {error}")))
+        except (SyntaxError, UnicodeDecodeError):
+            unread.append((path, Left(1, "cannot be read: it is not text in UTF-8")))
+        except OSError as error:
+            unread.append((path, Left(1, f"cannot be read: {error.strerror}")))
     return sources, unread
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Walk the Python and YAML files, without environments, caches and what dbt made."""
+    """Yield the files that imports or components may stand in."""
     for top in paths:
-        if top.is_file():
-            yield top
-            continue
-        for folder, folders, names in os.walk(top):
-            folders[:] = sorted(
-                name for name in folders if name not in _SKIPPED and not name.startswith(".")
-            )
-            for name in sorted(names):
-                if name.endswith((".py", ".yaml", ".yml")):
-                    yield Path(folder) / name
+        for path in _walked(top):
+            if path.suffix in (*_PYTHON, *_YAML, ".ipynb") and path.exists():
+                yield path
+
+
+def _walked(top: Path) -> Iterator[Path]:
+    """Walk all files, without environments, caches and what dbt made."""
+    if top.is_file():
+        yield top
+        return
+    for folder, folders, names in os.walk(top):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in _SKIPPED
+            and not name.startswith(".")
+            and not Path(folder, name, "pyvenv.cfg").exists()
+        )
+        yield from (Path(folder, name) for name in sorted(names))
 
 
 def _show_diff(source: _Source, text: str) -> None:
@@ -142,15 +171,14 @@ def _show_diff(source: _Source, text: str) -> None:
 
 def _requirements(paths: Sequence[Path]) -> Iterator[tuple[Path, Left]]:
     """Point at the requirements on dagster-dbt: whether it is still needed, a person knows."""
-    for top in paths:
-        if not top.is_dir():
+    for path in (path for top in paths for path in _walked(top)):
+        named = (path.name, f"{path.parent.name}/{path.name}")
+        if not any(map(_REQUIREMENTS.fullmatch, named)) or not path.is_file():
             continue
-        for path in sorted(each for each in top.iterdir() if _REQUIREMENTS.fullmatch(each.name)):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if "dagster-dbtcloud" in text:
-                continue
-            for number, line in enumerate(text.splitlines(), 1):
-                if _REQUIRED.search(line):
-                    reason = "require dagster-dbtcloud; and dagster-dbt only if something uses it"
-                    yield path, Left(number, reason)
-                    break
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if "dagster-dbtcloud" in text:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if _REQUIRED.search(line):
+                reason = "require dagster-dbtcloud; and dagster-dbt only if something uses it"
+                yield path, Left(number, reason)

@@ -33,6 +33,7 @@ _CLOUD = {
             "DbtCloudClientResource",
             "DbtCloudOutput",
             "DbtCloudResource",
+            "DbtCloudRunOpConfig",
             "DbtCloudRunStatus",
             "dbt_cloud_resource",
             "dbt_cloud_run_op",
@@ -60,10 +61,13 @@ _MODULE = re.compile(r"dagster_dbt(?:\.\w+)*")
 _CLOUD_MODULE = re.compile(r"dagster_dbt\.cloud(?:_v2)?(?:\.|$)")
 _YAML_TYPE = re.compile(
     r"^(?P<before>[ \t]*(?:-[ \t]+)?type:[ \t]*[\"']?)(?P<type>dagster_dbt(?:\.\w+)+)"
-    r"(?P<after>[\"']?[ \t]*(?:#.*)?)$",
+    r"(?P<after>[\"']?[ \t]*(?:#[^\r\n]*)?)(?=\r?$)",
     re.MULTILINE,
 )
+_NAMED = re.compile(r"dagster_dbt(?:\.\w+)*\.(?P<name>\w+)")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_LONG = 88
+"""A new import line that is longer is broken, one name a line."""
 
 
 @dataclass(frozen=True, order=True)
@@ -96,9 +100,13 @@ def uses_of(text: str) -> Uses:
         file = _File(text)
     except (SyntaxError, ValueError):
         return Uses(False, False)
-    names = [name for _, name in file.names()]
-    core = [name for name in names if name not in _CLOUD and name not in _SHARED | set(_GONE)]
-    return Uses(any(name in _CLOUD for name in names), bool(core))
+    used = list(file.names())
+    cloud = [name in _CLOUD or bool(_CLOUD_MODULE.match(module)) for module, name in used]
+    both = _SHARED | set(_GONE)
+    core = [
+        not is_cloud and name not in both for is_cloud, (_, name) in zip(cloud, used, strict=True)
+    ]
+    return Uses(any(cloud), any(core))
 
 
 def rewrite_python(text: str, *, shared: bool) -> Rewritten:
@@ -115,7 +123,7 @@ def rewrite_python(text: str, *, shared: bool) -> Rewritten:
 
 
 def rewrite_yaml(text: str) -> Rewritten:
-    """Rewrite the ``type:`` lines of a YAML file's components."""
+    """Rewrite the ``type:`` lines of a YAML file's components; point at the rest."""
     left: list[Left] = []
 
     def moved(match: re.Match[str]) -> str:
@@ -124,11 +132,18 @@ def rewrite_yaml(text: str) -> Rewritten:
         if target is not None:
             return f"{match['before']}{target}.{name}{match['after']}"
         if _CLOUD_MODULE.match(match["type"]):
-            line = text.count("\n", 0, match.start()) + 1
-            left.append(Left(line, f"{match['type']} has no counterpart here"))
+            left.append(Left(line_of(text, match), f"{match['type']} has no counterpart here"))
         return match[0]
 
-    return Rewritten(_YAML_TYPE.sub(moved, text), tuple(left))
+    new = _YAML_TYPE.sub(moved, text)
+    for match in _NAMED.finditer(new):
+        if match["name"] in _CLOUD:
+            left.append(Left(line_of(new, match), f"{match[0]} stands in a place of its own"))
+    return Rewritten(new, tuple(sorted(left)))
+
+
+def line_of(text: str, match: re.Match[str]) -> int:
+    return text.count("\n", 0, match.start()) + 1
 
 
 class _File:
@@ -306,8 +321,7 @@ class _Python:
             return None
         else:
             statements = [
-                f"from {module} import " + ", ".join(_alias(alias) for alias in aliases)
-                for module, aliases in groups.items()
+                _statement(module, aliases, indent, newline) for module, aliases in groups.items()
             ]
         return f"{newline}{indent}".join(statements)
 
@@ -354,7 +368,10 @@ class _Python:
                 isinstance(node, ast.Constant)
                 and isinstance(node.value, str)
                 and re.fullmatch(r"dagster_dbt(\.\w+)+", node.value)
-                and any(part in _CLOUD for part in node.value.split("."))
+                and (
+                    _CLOUD_MODULE.match(node.value)
+                    or any(part in _CLOUD for part in node.value.split("."))
+                )
             ):
                 self._left.append(Left(node.lineno, f"a text names {node.value}"))
 
@@ -368,6 +385,15 @@ def _is_module(name: str) -> bool:
         or name in ("client", "run_handler", "ops", "asset_defs", "utils", "dbt_cloud_component")
         or name in ("asset_utils", "dagster_dbt_translator", "errors")
     )
+
+
+def _statement(module: str, aliases: Iterable[ast.alias], indent: str, newline: str) -> str:
+    names = [_alias(alias) for alias in aliases]
+    line = f"from {module} import {', '.join(names)}"
+    if len(indent) + len(line) <= _LONG:
+        return line
+    inner = "".join(f"{newline}{indent}    {name}," for name in names)
+    return f"from {module} import ({inner}{newline}{indent})"
 
 
 def _alias(alias: ast.alias) -> str:

@@ -53,6 +53,7 @@ def test_an_import_is_rewritten_where_it_stands(before: str, after: str, line_en
         ("x = 1; from dagster_dbt import DbtCloudWorkspace, dbt_assets", "by hand"),
         ("from dagster_dbt import (DbtCloudWorkspace, # a\n dbt_assets)", "by hand"),
         ("patch('dagster_dbt.cloud_v2.DbtCloudWorkspace')", "a text names"),
+        ("import_module('dagster_dbt.cloud_v2.resources')", "a text names"),
         ("from dagster_dbt import DagsterDbtCloudJobInvariantViolationError", "DbtCloudError"),
         ("from dagster_dbt import (", "not Python"),
         ("\0", "not Python"),
@@ -63,6 +64,17 @@ def test_what_needs_a_person_is_said_and_left(text: str, reason: str) -> None:
     after, left = rewritten(text)
     assert after == text
     assert any(reason in each for each in left)
+
+
+def test_names_that_are_not_here_do_not_make_it_core() -> None:
+    """What belongs to dbt Cloud's modules says what the shared names are for."""
+    text = (
+        "from dagster_dbt import DagsterDbtTranslator\n"
+        "from dagster_dbt.cloud_v2.types import DbtCloudRun\n"
+    )
+    after, left = rewritten(text)
+    assert after.startswith("from dagster_dbtcloud import DagsterDbtTranslator\n")
+    assert [each.partition(" ")[2].split()[0] for each in left] == ["DbtCloudRun"]
 
 
 def test_names_for_core_and_cloud_alike_are_asked_about() -> None:
@@ -100,7 +112,14 @@ def test_component_types_are_rewritten() -> None:
     assert result.text == text.replace(
         "type: dagster_dbt.DbtCloudComponent  #", "type: dagster_dbtcloud.DbtCloudComponent  #"
     ).replace("dagster_dbt.cloud_v2.component.", "dagster_dbtcloud.")
-    assert [each.line for each in result.left] == [6]
+    assert [each.line for each in result.left] == [6, 7]
+    for text in (
+        "type: dagster_dbt.DbtCloudComponent\r\n",
+        '- type: "dagster_dbt.DbtCloudComponent"',
+    ):
+        assert rewrite_yaml(text).text == text.replace("dagster_dbt.", "dagster_dbtcloud.")
+    flow = rewrite_yaml("{type: dagster_dbt.DbtCloudComponent}")
+    assert "place of its own" in flow.left[0].reason
 
 
 @pytest.fixture
@@ -150,6 +169,40 @@ def test_the_exit_code_tells_that_a_person_is_needed(alone: Console, project: Pa
     assert ended.code == 1
     assert f"{project}/b.py:2: DbtCloudRun of dagster_dbt.cloud_v2.types" in ended.err
     assert f"{project}/pyproject.toml:2: require dagster-dbtcloud" in ended.err
+
+
+def test_what_is_found_in_a_real_tree(alone: Console, project: Path) -> None:
+    """Environments of any name are passed by; what cannot be changed is pointed at."""
+    line = "from dagster_dbt import DbtCloudWorkspace\n"
+    (project / "my_env" / "lib").mkdir(parents=True)
+    (project / "my_env" / "pyvenv.cfg").touch()
+    (project / "my_env" / "lib" / "a.py").write_text(line)
+    (project / "stub.pyi").write_text(line)
+    (project / "inside.py").symlink_to(project / "a.py")
+    (project / "gone.py").symlink_to(project / "nowhere.py")
+    (project.parent / "outside.py").write_text(line)
+    (project / "link.py").symlink_to(project.parent / "outside.py")
+    (project / "bad.py").write_bytes(line.encode() + b"# \xff")
+    (project / "note.ipynb").write_text(
+        '{"source": [\n"from dagster_dbt import DbtCloudWorkspace"]}'
+    )
+    (project / "requirements").mkdir()
+    for name in ("requirements/base.txt", "requirements-dev.txt", "Pipfile"):
+        (project / name).write_text("x\ndagster-dbt==0.28\n")
+    ended = alone("migrate", project, "--write")
+    assert ended.code == 1
+    said = {each.split(": ")[0]: each for each in ended.err.splitlines()[:-1]}
+    assert {place.removeprefix(f"{project}/") for place in said} == {
+        "link.py:1",
+        "bad.py:1",
+        "note.ipynb:2",
+        "requirements/base.txt:2",
+        "requirements-dev.txt:2",
+        "Pipfile:2",
+    }
+    assert (project.parent / "outside.py").read_text() == line
+    assert (project / "my_env" / "lib" / "a.py").read_text() == line
+    assert "dagster_dbtcloud" in (project / "stub.pyi").read_text()
 
 
 def test_every_name_that_moves_is_there() -> None:
