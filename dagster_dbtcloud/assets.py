@@ -12,18 +12,18 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_dbtcloud.dbt.manifest import collector_at_rest
-from dagster_dbtcloud.errors import ConfigError
-from dagster_dbtcloud.partitions import PartitionVars, register, time_window_vars
-from dagster_dbtcloud.translator import DagsterDbtTranslator
-from dagster_dbtcloud.workspace import (
+from dagster_dbtcloud.context import (
     DEFAULT_SELECT,
     EXCLUDE_TAG,
     JOB_TAG,
     SELECT_TAG,
     SELECTOR_TAG,
-    DbtCloudWorkspace,
 )
+from dagster_dbtcloud.dbt.manifest import collector_at_rest
+from dagster_dbtcloud.errors import ConfigError
+from dagster_dbtcloud.partitions import PartitionVars, register, time_window_vars
+from dagster_dbtcloud.translator import DagsterDbtTranslator
+from dagster_dbtcloud.workspace import DbtCloudWorkspace
 
 logger = logging.getLogger("dagster_dbtcloud")
 

@@ -21,7 +21,8 @@ from dagster_dbtcloud.dbt.selection import (
 )
 from dagster_dbtcloud.errors import ConfigError, SelectionError
 from dagster_dbtcloud.harvest import dbt_command
-from dagster_dbtcloud.specs import LONGEST, DbtSpecs, node_args_in_parts, unit_tests_alone
+from dagster_dbtcloud.specs import DbtSpecs
+from dagster_dbtcloud.wording import LONGEST, node_args_in_parts, unit_tests_alone
 
 _SELECTING = frozenset(
     {"build", "run", "test", "seed", "snapshot", "compile", "clone", "list", "ls"}
@@ -169,6 +170,11 @@ def for_test(words: Sequence[str]) -> list[str]:
 
 
 # --- commands of a job ---------------------------------------------------------------------------
+
+
+def command_line(args: Sequence[str]) -> str:
+    """Return the step for dbt Cloud: one shell line, quoted once."""
+    return shlex.join(["dbt", *args])
 
 
 def words_of(line: str) -> list[str]:

@@ -31,6 +31,7 @@ from dagster_dbtcloud._dagster_private import (
     translation_resolver,
 )
 from dagster_dbtcloud.assets import dbt_cloud_assets
+from dagster_dbtcloud.context import DEFAULT_SELECT
 from dagster_dbtcloud.errors import ConfigError, StateError
 from dagster_dbtcloud.existing_jobs import KnownJob
 from dagster_dbtcloud.following import NO_LIMITS, RunLimits
@@ -43,7 +44,7 @@ from dagster_dbtcloud.recovery import RetryMode
 from dagster_dbtcloud.sensor import build_dbt_cloud_polling_sensor
 from dagster_dbtcloud.state import State, pack_state, unpack_state
 from dagster_dbtcloud.translator import DagsterDbtTranslator, DagsterDbtTranslatorSettings
-from dagster_dbtcloud.workspace import DEFAULT_ACCESS_URL, DEFAULT_SELECT, DbtCloudWorkspace
+from dagster_dbtcloud.workspace import DEFAULT_ACCESS_URL, DbtCloudWorkspace
 
 if TYPE_CHECKING:
     _Workspace = DbtCloudWorkspace

@@ -7,7 +7,6 @@ Which job runs, with which credentials, and what earlier attempts have left is d
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -47,9 +46,8 @@ from dagster_dbtcloud.live import RunLog, outcomes_of
 from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, STARTED
 from dagster_dbtcloud.partitions import of_partition, partition_keys
 from dagster_dbtcloud.recorded import Recorded, already_recorded
-from dagster_dbtcloud.reporting import Handover, consumed_outputs
+from dagster_dbtcloud.reporting import Handover
 
-Context = dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext
 StepEvent = (
     dg.MaterializeResult[Any]
     | dg.AssetCheckResult
@@ -130,7 +128,6 @@ class DbtCloudCliInvocation:
         self._followed = False
         self._left = False
         self._unwatched: finalize[..., DbtCloudCliInvocation] | None = None
-        self._needed: frozenset[dg.AssetKey | dg.AssetCheckKey] | None = None
         self._stored: dict[int, Recorded] = {}
         self._was_stored: dict[tuple[int, str], frozenset[str | None]] = {}
         self._selected: tuple[Set[dg.AssetKey], Set[dg.AssetCheckKey]] | None = None
@@ -467,9 +464,7 @@ class DbtCloudCliInvocation:
             return as_log_event(outcome)
         if not self._is_selected(outcome):
             return self._record(outcome)
-        if self._handover is None:
-            self._handover = Handover(context)
-        result = self._handover.render(outcome)
+        result = self._handing(context).render(outcome)
         in_part = self._stored_partitions(outcome) and not self._is_needed(outcome)
         if result is not None and not in_part:
             return result
@@ -504,12 +499,14 @@ class DbtCloudCliInvocation:
 
     def _is_needed(self, outcome: Outcome) -> bool:
         """Whether another step of this Dagster run waits for it, and no attempt in it gave it."""
-        if self._needed is None:
-            context, runs = self._context, self._past.dagster_run_ids
-            self._needed = (
-                frozenset() if context is None or len(runs) < 2 else consumed_outputs(context)
-            )
-        return (outcome.check_key or outcome.asset_key) in self._needed
+        if self._context is None or len(self._past.dagster_run_ids) < 2:
+            return False
+        return (outcome.check_key or outcome.asset_key) in self._handing(self._context).consumed
+
+    def _handing(self, context: dg.OpExecutionContext) -> Handover:
+        if self._handover is None:
+            self._handover = Handover(context)
+        return self._handover
 
     def _is_selected(self, outcome: Outcome) -> bool:
         if self._selected is None:
@@ -581,13 +578,6 @@ class DbtCloudCliInvocation:
         tag_run(self._context, self.run.id, word)
 
 
-def op_context(context: Context | None) -> dg.OpExecutionContext | None:
-    """Return the one kind of context that has all we need without deprecated names."""
-    if context is None or isinstance(context, dg.OpExecutionContext):
-        return context
-    return context.op_execution_context
-
-
 def tag_run(context: dg.OpExecutionContext | None, run_id: int, word: str) -> None:
     """Write on the Dagster run which dbt Cloud run it started, and whether it has its results.
 
@@ -596,11 +586,6 @@ def tag_run(context: dg.OpExecutionContext | None, run_id: int, word: str) -> No
     """
     if context is not None:
         context.instance.add_run_tags(context.run_id, {f"{RUN_TAG_PREFIX}{run_id}": word})
-
-
-def command_line(args: Sequence[str]) -> str:
-    """Return the step for dbt Cloud: one shell line, quoted once."""
-    return shlex.join(["dbt", *args])
 
 
 def _logger(context: dg.OpExecutionContext | None) -> logging.Logger:

@@ -13,12 +13,12 @@ from typing import Any, TypeGuard
 
 import dagster as dg
 
+from dagster_dbtcloud.context import Context, op_context
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.events import Declared, Outcome, OutcomeKind
 from dagster_dbtcloud.harvest import dbt_command
 
-PartitionContext = dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext
 PartitionVars = Callable[[Any], Mapping[str, Any]]
 """From the step's context to dbt's vars; asked only in a step that has partitions."""
 
@@ -29,7 +29,7 @@ _functions: dict[str, PartitionVars] = {}
 """The functions of this process's definitions, by what stands in their op tag."""
 
 
-def time_window_vars(context: PartitionContext) -> dict[str, Any]:
+def time_window_vars(context: Context) -> dict[str, Any]:
     """Return ``min_date`` (inclusive) and ``max_date`` (exclusive) of the step's time partitions.
 
     They are in the time zone of the partitions: ``2026-01-31`` where the span begins and ends at
@@ -43,9 +43,9 @@ def time_window_vars(context: PartitionContext) -> dict[str, Any]:
     return {"min_date": window[0].strftime(form), "max_date": window[1].strftime(form)}
 
 
-def time_window(context: PartitionContext) -> tuple[datetime, datetime] | None:
+def time_window(context: Context) -> tuple[datetime, datetime] | None:
     """Return start and end (exclusive) of what the step's partitions span; None without time."""
-    step = _step(context)
+    step = op_context(context)
     if not is_partitioned(step):
         return None
     definition = step.assets_def.partitions_def if step.has_assets_def else None
@@ -82,13 +82,13 @@ def register(function: PartitionVars | None) -> dict[str, str]:
     return {PARTITION_VARS_TAG: name}
 
 
-def vars_of(context: PartitionContext, tags: Mapping[str, str]) -> Mapping[str, Any]:
+def vars_of(context: Context, tags: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the vars for the partitions of a step, by the function that its op's tags name.
 
     Raises: ConfigError, when the function gives no mapping.
     """
     function = _functions.get(tags.get(PARTITION_VARS_TAG, ""))
-    if function is None or not is_partitioned(_step(context)):
+    if function is None or not is_partitioned(op_context(context)):
         return {}
     found = function(context)
     if not isinstance(found, Mapping):
@@ -146,10 +146,6 @@ def _has_time(
     if isinstance(definition, dg.MultiPartitionsDefinition):
         return definition.has_time_window_dimension
     return isinstance(definition, dg.TimeWindowPartitionsDefinition)
-
-
-def _step(context: PartitionContext) -> dg.OpExecutionContext:
-    return context if isinstance(context, dg.OpExecutionContext) else context.op_execution_context
 
 
 def _is_midnight(moment: datetime) -> bool:

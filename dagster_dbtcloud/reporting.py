@@ -65,7 +65,7 @@ class Handover:
     def __init__(self, context: dg.OpExecutionContext) -> None:
         assets = context.assets_def
         self._context = context
-        self._consumed = consumed_outputs(context)
+        self.consumed = consumed_outputs(context)
         self._assets = {spec.key: spec for spec in assets.specs}
         self._checks = {spec.key: spec for spec in assets.check_specs}
         self._partition = context.partition_key if context.has_partition_key else None
@@ -79,7 +79,7 @@ class Handover:
         None for failed, skipped and unchanged nodes: no result is theirs.
         """
         key: Key | None = outcome.check_key or outcome.asset_key
-        if key not in self._consumed:
+        if key not in self.consumed:
             asset = self._assets.get(key) if isinstance(key, dg.AssetKey) else None
             if asset is not None and not (asset.partitions_def and self._is_range):
                 return self._asset(outcome, asset)

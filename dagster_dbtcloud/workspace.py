@@ -7,17 +7,12 @@ A workspace finds its manifest, builds specs from it, and starts dbt commands. I
 # No `from __future__ import annotations`: Dagster reads the fields' annotations as objects.
 
 import logging
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -25,72 +20,52 @@ from typing_extensions import Unpack
 
 from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
-from dagster_dbtcloud.cloud.models import ACTIVE_STATUSES, Job, Run, TriggerRun
+from dagster_dbtcloud.cloud.models import Job, Run, TriggerRun
 from dagster_dbtcloud.commands import (
     checked,
+    command_line,
     for_nodes,
     nodes_of_job,
     part_of_job,
     selects_itself,
     words_of,
 )
-from dagster_dbtcloud.dbt.manifest import Manifest
-from dagster_dbtcloud.errors import (
-    ApiError,
-    ApiStatusError,
-    ConfigError,
-    DbtCloudError,
-    NotFoundError,
-    StateError,
-)
-from dagster_dbtcloud.events import Declared, Outcome
-from dagster_dbtcloud.existing_jobs import (
-    KnownJob,
-    checked_url,
-    find_job,
-    known_job,
-    mute,
-    own_starts,
-)
-from dagster_dbtcloud.following import INCLUDED, NO_LIMITS, RunLimits, follow, seconds_of
-from dagster_dbtcloud.harvest import harvest, last_outcomes
-from dagster_dbtcloud.identity import raw_key, required_text, resolve, safe_name
-from dagster_dbtcloud.invocation import (
+from dagster_dbtcloud.context import (
+    DEFAULT_SELECT,
     Context,
-    DbtCloudCliInvocation,
-    OnLeave,
-    Past,
-    command_line,
+    cause_of,
+    declared_specs,
+    job_of,
     op_context,
+    own_selection,
+    runs_dbt_assets,
+    wanted_nodes,
 )
-from dagster_dbtcloud.jobs import (
-    PoolMode,
-    adhoc_job_names,
-    check_pool,
-    claim_job,
-    get_or_create_job,
+from dagster_dbtcloud.errors import ApiError, ConfigError, DbtCloudError
+from dagster_dbtcloud.events import Declared
+from dagster_dbtcloud.existing_jobs import KnownJob, find_job, known_job
+from dagster_dbtcloud.following import NO_LIMITS, RunLimits
+from dagster_dbtcloud.identity import raw_key, required_text, resolve, safe_name
+from dagster_dbtcloud.invocation import DbtCloudCliInvocation, OnLeave
+from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, check_pool, get_or_create_job
+from dagster_dbtcloud.launching import (
+    FOLLOW_RETRY_SECONDS,
+    Call,
+    Narrow,
+    Service,
+    from_job,
+    from_pool,
+    launch,
+    mute_schedule,
+    run_to_follow,
+    take,
+    warn_of,
 )
-from dagster_dbtcloud.marker import Marker, read_mark
 from dagster_dbtcloud.options import OptionArguments, RunOptions, gather
+from dagster_dbtcloud.parsing import parse_project
 from dagster_dbtcloud.partitions import has_microbatches, time_window, vars_of, with_event_time
-from dagster_dbtcloud.recovery import (
-    FRESH,
-    RetryMode,
-    check_mode,
-    earlier_runs,
-    lineage,
-    nodes_of,
-    plan,
-)
-from dagster_dbtcloud.specs import (
-    UNIQUE_ID,
-    DbtSpecs,
-    ProjectLinks,
-    build_specs,
-    compiled_paths,
-    specs_of,
-)
-from dagster_dbtcloud.starting import abandon, retry_run, start_run
+from dagster_dbtcloud.recovery import RetryMode, check_mode
+from dagster_dbtcloud.specs import DbtSpecs, ProjectLinks, build_specs, compiled_paths
 from dagster_dbtcloud.state import (
     ManifestCache,
     State,
@@ -105,31 +80,8 @@ from dagster_dbtcloud.translator import DagsterDbtTranslator
 from dagster_dbtcloud.verify import Verification, verify
 
 DEFAULT_ACCESS_URL = "https://cloud.getdbt.com"
-DEFAULT_SELECT = "fqn:*"
-
-SELECT_TAG = "dagster_dbtcloud/select"
-EXCLUDE_TAG = "dagster_dbtcloud/exclude"
-SELECTOR_TAG = "dagster_dbtcloud/selector"
-JOB_TAG = "dagster_dbtcloud/job"
-"""Op tag: the id of the dbt Cloud job that a definition's assets are of."""
-
 _LOAD_RETRY_SECONDS = 20.0
 """A code location that loads must not hang on a dbt Cloud that is down: the cache serves."""
-_FOLLOW_RETRY_SECONDS = 600.0
-"""How long a run is followed blindly while dbt Cloud gives no answer."""
-_LEAVE_SECONDS = 4.0
-"""How long a step that is being terminated tries to cancel its run."""
-
-_PARSE_CAUSE = "Dagster needs a manifest: no run of this environment has one"
-
-Start = Callable[[int], Run]
-"""Trigger the job with this id, or adopt the run that a trigger without an answer has made."""
-Narrow = Callable[[frozenset[str]], tuple[str, ...]]
-"""From nodes to the commands that run them and no others."""
-Claim = Callable[[DbtCloudClient, Start], Run]
-"""Choose a job and start it; see ``DbtCloudWorkspace._launch``."""
-
-logger = logging.getLogger("dagster_dbtcloud")
 
 
 @dataclass(frozen=True)
@@ -306,7 +258,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
 
     # --- clients
 
-    def get_client(self, *, retry_for: float = _FOLLOW_RETRY_SECONDS) -> DbtCloudClient:
+    def get_client(self, *, retry_for: float = FOLLOW_RETRY_SECONDS) -> DbtCloudClient:
         """Return a client for this workspace's account. The caller closes it.
 
         ``retry_for`` is the budget in seconds for the retries of one request.
@@ -344,6 +296,10 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             logger=log,
             budget=self._cache().request_budget(access_url, account_id),
         )
+
+    def _service(self) -> Service:
+        ids = self.ids()
+        return Service(ids, self.get_clock(), partial(self._client_for, ids))
 
     def get_clock(self) -> Clock:
         """Return the source of time: the machine's, unless a test holds one."""
@@ -397,25 +353,10 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         )
 
     def _parse(self, ids: WorkspaceIds) -> Run:
-        """Run ``dbt parse`` in dbt Cloud and wait for it; a parse that is under way is joined."""
         clock = self.get_clock()
-        trigger = TriggerRun(cause=f"{_PARSE_CAUSE} [{uuid4().hex}]", steps_override=("dbt parse",))
-        with self._client_for(ids, _FOLLOW_RETRY_SECONDS) as client:
+        with self._client_for(ids, FOLLOW_RETRY_SECONDS) as client:
             job = get_or_create_job(client, ids, self._job_names(ids)[0], clock=clock)
-            run = _parse_under_way(client, job.id)
-            if run is None:
-                own = start_run(client, job.id, trigger, clock=clock, log=logger.warning)
-                run = _parse_under_way(client, job.id) or own
-                if run.id != own.id:
-                    with suppress(ApiError):  # one parse too many does no harm
-                        client.cancel_run(own.id)
-            *_, run = follow(client, run.id, clock=clock)
-            if not run.is_success:
-                raise StateError(
-                    f"dbt Cloud run {run.id} could not parse the project: {run.status_name}. "
-                    f"{run.status_message or ''} See {run.href}, mend the project, and reload."
-                )
-            return run
+            return parse_project(client, job.id, clock=clock)
 
     def _job_names(self, ids: WorkspaceIds) -> tuple[str, ...]:
         return adhoc_job_names(ids, self.adhoc_job_name, self.adhoc_job_pool_size)
@@ -554,10 +495,10 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         commands, expected = [words], frozenset[str]()
         job: int | None = None
         narrow: Narrow | None = None
-        if step is not None and _runs_dbt_assets(step):
-            job, wanted = _job_of(step), _wanted(step, specs)
+        if step is not None and runs_dbt_assets(step):
+            job, wanted = job_of(step), wanted_nodes(step, specs)
             say = partial(
-                for_nodes, specs, words=words, own=_own_selection(step), exact=job is not None
+                for_nodes, specs, words=words, own=own_selection(step), exact=job is not None
             )
             commands, expected = say(wanted)
             if not selects_itself(words) and settings.steps_override is None:
@@ -569,11 +510,10 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         if settings.steps_override is not None:
             expected = frozenset()
         steps = self._steps(context, specs, expected, settings, map(command_line, commands))
-        return self._launch(
-            step,
-            self._from_pool(step, on_leave) if job is None else self._from_job(step, job),
-            TriggerRun(cause=_cause(step), steps_override=steps, **settings.trigger_fields()),
+        call = Call(
+            step=step,
             args=commands[0],
+            commands=steps,
             declared=declared,
             expected=expected,
             on_leave=on_leave,
@@ -582,6 +522,16 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             manifest=specs.manifest,
             narrow=narrow,
         )
+        service = self._service()
+        if job is None:
+            names = self._job_names(service.ids)
+            mode, seconds = self.adhoc_job_pool_mode, self.adhoc_job_pool_wait_seconds
+            claim = from_pool(service, call, names, mode, seconds)
+        else:
+            claim = from_job(service, call, job)
+        fields = settings.trigger_fields()
+        trigger = TriggerRun(cause=cause_of(step), steps_override=steps, **fields)
+        return launch(service, call, trigger, claim)
 
     def run_job(
         self,
@@ -611,23 +561,23 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         check_mode(retry)
         step = op_context(context)
         settings = self._options(context, overrides, options)
-        own = _job_of(step) if step is not None and _runs_dbt_assets(step) else None
+        own = job_of(step) if step is not None and runs_dbt_assets(step) else None
         wanted_job = own if job is None else job
         if wanted_job is None:
             raise ConfigError(
                 "run_job() got no job. Give its id, name or URL, or define the assets with "
                 "@dbt_cloud_assets(job=...) and pass the context."
             )
-        ids = self.ids()
-        with self._client_for(ids, _LOAD_RETRY_SECONDS) as client:
-            found = find_job(client, ids, wanted_job)
+        service = self._service()
+        with service.new_client(_LOAD_RETRY_SECONDS) as client:
+            found = find_job(client, service.ids, wanted_job)
         specs, declared = self._declared(step, dagster_dbt_translator)
         expected: frozenset[str] = frozenset()
         lines: Sequence[str] = found.execute_steps
         name = f"{found.name!r} ({found.id})"
         narrow: Narrow | None = None
-        if step is not None and _runs_dbt_assets(step) and settings.steps_override is None:
-            wanted = _wanted(step, specs)
+        if step is not None and runs_dbt_assets(step) and settings.steps_override is None:
+            wanted = wanted_nodes(step, specs)
             if not wanted >= (specs.whole or frozenset()):
                 lines = part_of_job(specs, lines, wanted, job=name)
                 expected = wanted
@@ -640,16 +590,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                 return self._steps(context, specs, nodes, settings, part)
 
         steps = self._steps(context, specs, expected, settings, lines)
-        changed = steps != found.execute_steps
-        self._warn_of(found, step, disable_schedule_on_trigger)
-        invocation = self._launch(
-            step,
-            lambda _, start: start(found.id),
-            TriggerRun(
-                cause=_cause(step),
-                steps_override=steps if changed else None,
-                **settings.trigger_fields(),
-            ),
+        call = Call(
+            step=step,
             args=words_of(steps[0]) if steps else (),
             commands=steps,
             declared=declared,
@@ -660,11 +602,18 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             manifest=specs.manifest,
             narrow=narrow,
         )
+        warn_of(found, call.log, muted=disable_schedule_on_trigger)
+        trigger = TriggerRun(
+            cause=cause_of(step),
+            steps_override=steps if steps != found.execute_steps else None,
+            **settings.trigger_fields(),
+        )
+        invocation = launch(service, call, trigger, lambda _, start: start(found.id))
         if disable_schedule_on_trigger:
             try:
-                self._mute(found, step)
+                mute_schedule(service, found, call.log, _LOAD_RETRY_SECONDS)
             except BaseException:  # terminated meanwhile
-                self._leave(ids, invocation.run_id, on_leave)
+                service.leave(invocation.run_id, on_leave)
                 raise
         return invocation
 
@@ -713,24 +662,20 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         """
         step = op_context(context)
         specs, declared = self._declared(step, dagster_dbt_translator)
-        ids = self.ids()
-        client = self._client_for(ids, _FOLLOW_RETRY_SECONDS)
-        with client:
-            run = _run_to_follow(client, ids, str(run_id))
-        commands = [step.command for step in run.run_steps if step.command]
-        return self._invocation(
-            step,
-            run,
-            args=(),
-            commands=commands,
+        service = self._service()
+        call = Call(
+            step=step,
+            commands=(),
             declared=declared,
-            expected=frozenset(),
             on_leave=on_leave,
             limits=limits,
             manifest=specs.manifest,
-            past=Past(),
-            started=False,
         )
+        client = call.client(service)
+        with client:
+            run = run_to_follow(client, service.ids, str(run_id))
+        commands = [each.command for each in run.run_steps if each.command]
+        return take(service, call, run, client=client, commands=commands)
 
     def _options(
         self,
@@ -741,7 +686,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         step = op_context(context)
         if context is None or step is None:
             return gather(arguments=overrides, options=options)
-        ours = _runs_dbt_assets(step)
+        ours = runs_dbt_assets(step)
         return gather(
             arguments=overrides,
             options=options,
@@ -754,8 +699,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         self, step: dg.OpExecutionContext | None, translator: DagsterDbtTranslator | None
     ) -> tuple[DbtSpecs, Declared]:
         """Return the specs that a run's results are read by: the step's own, or all."""
-        if step is not None and _runs_dbt_assets(step):
-            specs = _declared_specs(step)
+        if step is not None and runs_dbt_assets(step):
+            specs = declared_specs(step)
         else:
             specs = self.load_specs(dagster_dbt_translator=translator)
         declared = Declared.from_specs(specs.asset_specs, specs.check_specs)
@@ -783,318 +728,3 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
                 added = with_event_time(added, window, microbatches)
             steps.append(line if added == words else command_line(added))
         return tuple(steps)
-
-    def _from_pool(self, step: dg.OpExecutionContext | None, on_leave: OnLeave) -> Claim:
-        log = logger if step is None else step.log
-        ids = self.ids()
-
-        def claim(client: DbtCloudClient, start: Start) -> Run:
-            return claim_job(
-                client,
-                ids,
-                self._job_names(ids),
-                start,
-                mode=self.adhoc_job_pool_mode,  # type: ignore[arg-type]  # checked there
-                wait_seconds=self.adhoc_job_pool_wait_seconds,
-                clock=self.get_clock(),
-                log=log.info,
-                leave=lambda run_id: self._leave(ids, run_id, on_leave),
-            )
-
-        return claim
-
-    def _from_job(self, step: dg.OpExecutionContext | None, job: int) -> Claim:
-        def claim(client: DbtCloudClient, start: Start) -> Run:
-            found = find_job(client, self.ids(), job)
-            self._warn_of(found, step, muted=False)
-            return start(found.id)
-
-        return claim
-
-    def _warn_of(self, job: Job, step: dg.OpExecutionContext | None, muted: bool) -> None:
-        starts = [said for said in own_starts(job) if not (muted and said == "its schedule")]
-        if starts:
-            (logger if step is None else step.log).warning(
-                f"The dbt Cloud job {job.name!r} ({job.id}) is also started by "
-                f"{' and '.join(starts)}: it may run twice."
-            )
-
-    def _mute(self, job: Job, step: dg.OpExecutionContext | None) -> None:
-        log = logger if step is None else step.log
-        try:
-            with self._client_for(self.ids(), _LOAD_RETRY_SECONDS) as client:
-                muted = mute(client, job.id)
-            if muted:
-                log.info(f"The schedule of the dbt Cloud job {job.name!r} ({job.id}) is off now.")
-        except ApiError as error:
-            log.warning(
-                f"The schedule of the dbt Cloud job {job.name!r} ({job.id}) could not be taken "
-                f"off: {error} Take it off in dbt Cloud, or the job may run twice."
-            )
-
-    def _leave(self, ids: WorkspaceIds, run_id: int, on_leave: OnLeave) -> None:
-        """Cancel a run that has no invocation yet; why we leave is what counts."""
-        if on_leave == "cancel":
-            with suppress(DbtCloudError), self._short_client(ids) as client:
-                client.cancel_run(run_id)
-
-    def _short_client(self, ids: WorkspaceIds) -> DbtCloudClient:
-        return self._client_for(ids, _LEAVE_SECONDS, timeout=_LEAVE_SECONDS)
-
-    def _launch(
-        self,
-        step: dg.OpExecutionContext | None,
-        claim: Claim,
-        trigger: TriggerRun,
-        *,
-        args: Sequence[str],
-        commands: Sequence[str] = (),
-        declared: Declared,
-        expected: frozenset[str],
-        on_leave: OnLeave,
-        limits: RunLimits,
-        retry: RetryMode,
-        manifest: Manifest,
-        narrow: Narrow | None,
-    ) -> DbtCloudCliInvocation:
-        """Start one run, tie it to the step, and return the invocation that follows it.
-
-        ``claim`` chooses the job: it is given a client and a function that triggers a job by its
-        id (or adopts the run that an unclear trigger has made), and returns the run that is ours.
-        ``narrow`` gives the commands that run only the given nodes, for a retry; None where there
-        are none. ``commands`` are those of the job, for a trigger that brings none.
-
-        Raises: whatever ``claim`` raises; ApiError.
-        """
-        ids, clock = self.ids(), self.get_clock()
-        log = logger if step is None else step.log
-        client = self._client_for(ids, seconds_of(limits.outage) or _FOLLOW_RETRY_SECONDS, log=log)
-
-        @contextmanager
-        def abandoning(job_id: int | None, retrying: int | None = None) -> Iterator[None]:
-            try:
-                yield
-            except Exception:
-                raise
-            except BaseException:  # terminated while the trigger was on its way
-                if on_leave == "cancel":
-                    abandon(self._short_client(ids), job_id, trigger.cause, retrying=retrying)
-                raise
-
-        def start(job_id: int) -> Run:
-            with abandoning(job_id):
-                return start_run(client, job_id, trigger, clock=clock, log=log.warning)
-
-        with client:
-            line = None if step is None else lineage(step, _step_key(step), now=clock.now())
-            todo = FRESH
-            mark = read_mark(trigger.cause)
-            commands = trigger.steps_override or tuple(commands)
-            earlier: tuple[Run, ...] = ()
-            if line is not None and mark is not None:
-                earlier = earlier_runs(client, ids, mark, line)
-                todo = plan(
-                    earlier=earlier,
-                    mark=mark,
-                    line=line,
-                    mode=retry,
-                    commands=commands,
-                    wanted=expected,
-                    can_narrow=narrow is not None,
-                    now=clock.now(),
-                    outcomes_of=lambda run: _outcomes_of(client, run, declared, log.warning),
-                    covers=lambda run, nodes: bool(nodes) and nodes <= nodes_of(manifest, run),
-                    log=log.warning,
-                )
-            if todo.reason:
-                log.info(todo.reason)
-            run = todo.adopt
-            if run is None and todo.retry_of is not None:
-                with abandoning(todo.retry_of.job_id, todo.retry_of.id):
-                    run = _retried(client, todo.retry_of, clock, log.warning)
-            if run is None:
-                if todo.remaining is not None and narrow is not None:
-                    narrowed = narrow(todo.remaining)
-                    trigger = trigger.model_copy(update={"steps_override": narrowed})
-                run = claim(client, start)
-        return self._invocation(
-            step,
-            run,
-            args=args,
-            commands=trigger.steps_override or commands,
-            declared=declared,
-            expected=expected,
-            on_leave=on_leave,
-            limits=limits,
-            manifest=manifest,
-            past=Past(
-                settled=todo.settled,
-                taken_over=todo.adopt is not None,
-                dagster_run_ids=line.dagster_run_ids if line else (),
-                since=min((each.created_at for each in earlier if each.created_at), default=None),
-            ),
-            started=todo.adopt is None,
-        )
-
-    def _invocation(
-        self,
-        step: dg.OpExecutionContext | None,
-        run: Run,
-        *,
-        args: Sequence[str],
-        commands: Sequence[str],
-        declared: Declared,
-        expected: frozenset[str],
-        on_leave: OnLeave,
-        limits: RunLimits,
-        manifest: Manifest,
-        past: Past,
-        started: bool,
-    ) -> DbtCloudCliInvocation:
-        ids = self.ids()
-        invocation = DbtCloudCliInvocation(
-            args=args,
-            commands=commands,
-            run=run,
-            client=self._client_for(
-                ids,
-                seconds_of(limits.outage) or _FOLLOW_RETRY_SECONDS,
-                log=logger if step is None else step.log,
-            ),
-            short_client=lambda: self._short_client(ids),
-            clock=self.get_clock(),
-            declared=declared,
-            context=step,
-            manifest=manifest,
-            expected=expected,
-            on_leave=on_leave,
-            limits=limits,
-            past=past,
-        )
-        invocation.announce(started=started)
-        return invocation
-
-
-def _retried(
-    client: DbtCloudClient, run: Run, clock: Clock, log: Callable[[str], None]
-) -> Run | None:
-    """Let dbt Cloud retry a run; None when it refuses, though it had said that it could."""
-    try:
-        return retry_run(client, run, clock=clock, log=log)
-    except ApiStatusError as error:
-        if error.status_code >= 500 or error.status_code in (401, 429):
-            raise
-        log(f"dbt Cloud did not retry run {run.id} ({error}); running its failed nodes anew.")
-        return None
-
-
-def _outcomes_of(
-    client: DbtCloudClient, run: Run, declared: Declared, log: Callable[[str], None]
-) -> Sequence[Outcome]:
-    """Return what an earlier attempt's run did; nothing when it cannot be had."""
-    try:
-        found = harvest(client, client.run(run.id, include=INCLUDED))
-    except DbtCloudError as error:
-        log(f"The results of dbt Cloud run {run.id} cannot be had: {error}")
-        return ()
-    return last_outcomes(found, declared)[0]
-
-
-def _parse_under_way(client: DbtCloudClient, job_id: int) -> Run | None:
-    """Return the oldest active run that any Dagster process has started to get a manifest."""
-    listed = client.runs(job_id=job_id, status_in=ACTIVE_STATUSES, order_by="id")
-    ours = (run for run in listed if run.trigger and run.trigger.cause.startswith(_PARSE_CAUSE))
-    return next(ours, None)
-
-
-def _run_to_follow(client: DbtCloudClient, ids: WorkspaceIds, text: str) -> Run:
-    number = text.strip()
-    if not (number.isascii() and number.isdigit()):
-        run_id = checked_url(number, client, "run").run_id if "/" in number else None
-        if run_id is None:
-            raise ConfigError(f"{text!r} is neither the id nor the address of a dbt Cloud run.")
-        number = str(run_id)
-    try:
-        run = client.run(int(number), include=("trigger", "job", "run_steps"))
-    except NotFoundError as error:
-        raise ConfigError(
-            f"Account {client.account_id} has no run {number} that the token may see: {error}"
-        ) from error
-    if run.project_id != ids.project_id:
-        raise ConfigError(
-            f"The dbt Cloud run {run.id} belongs to project {run.project_id}, and this workspace "
-            f"is of project {ids.project_id}."
-        )
-    return run
-
-
-def _runs_dbt_assets(context: dg.OpExecutionContext) -> bool:
-    if not context.has_assets_def:
-        return False
-    assets = context.assets_def
-    specs: list[dg.AssetSpec | dg.AssetCheckSpec] = [*assets.specs, *assets.check_specs]
-    return any(UNIQUE_ID in spec.metadata for spec in specs)
-
-
-def _declared_specs(context: dg.OpExecutionContext) -> DbtSpecs:
-    """Return the specs as the step's definition has them, whatever was mapped over them."""
-    assets = context.assets_def
-    declared = Declared.from_specs(assets.specs, assets.check_specs)
-    return replace(
-        specs_of(assets),
-        asset_specs=tuple(assets.specs),
-        check_specs=tuple(assets.check_specs),
-        asset_keys=declared.asset_keys,
-        check_keys=declared.check_keys,
-    )
-
-
-def _wanted(context: dg.OpExecutionContext, specs: DbtSpecs) -> frozenset[str]:
-    """Return the nodes of the assets and checks that the step selected."""
-    assets, checks = context.selected_asset_keys, context.selected_asset_check_keys
-    return frozenset(
-        [node for node, key in specs.asset_keys.items() if key in assets]
-        + [node for node, key in specs.check_keys.items() if key in checks]
-    )
-
-
-def _own_selection(context: dg.OpExecutionContext) -> tuple[str, str, str]:
-    tags = context.assets_def.op.tags
-    return (
-        tags.get(SELECT_TAG, DEFAULT_SELECT),
-        tags.get(EXCLUDE_TAG, ""),
-        tags.get(SELECTOR_TAG, ""),
-    )
-
-
-def _job_of(context: dg.OpExecutionContext | None) -> int | None:
-    """Return the id of the job that the step's definition is of."""
-    if context is None:
-        return None
-    text = context.assets_def.op.tags.get(JOB_TAG)
-    return int(text) if text else None
-
-
-_calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()
-_counting = threading.Lock()
-
-
-def _step_key(step: dg.OpExecutionContext) -> str:
-    mapped = step.get_mapping_key()
-    return f"{step.node_handle}[{mapped}]" if mapped else str(step.node_handle)
-
-
-def _cause(step: dg.OpExecutionContext | None) -> str:
-    """Return the sentence that dbt Cloud shows as the reason of the run, with our marker in it."""
-    if step is None:
-        return f"Started from Python by dagster_dbtcloud [{uuid4().hex}]"
-    with _counting:
-        number = _calls[step] = _calls.get(step, -1) + 1
-    marker = Marker(
-        dagster_run_id=step.run_id,
-        step_key=_step_key(step),
-        attempt=step.retry_number,
-        number=number,
-        deployment=os.environ.get("DAGSTER_CLOUD_DEPLOYMENT_NAME"),
-    )
-    return marker.cause()

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.specs import DbtSpecs, build_specs
+from dagster_dbtcloud.translator import DagsterDbtTranslator
 from dagster_dbtcloud_tests.dbt.oracle import Oracle
 
 PROJECT = Path(__file__).parent / "projects" / "spec_zoo"
@@ -49,6 +51,11 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Manifest:
     raw: dict[str, Any] = json.loads(_text())
     change(raw)
     return Manifest.from_dict(raw, origin="changed zoo")
+
+
+def built(manifest: Manifest, **selection: Any) -> DbtSpecs:
+    """Return the specs that the default translator makes."""
+    return build_specs(manifest, translator=DagsterDbtTranslator(), **selection)
 
 
 def put(raw: dict[str, Any], like: str, unique_id: str, **properties: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.dbt.selection import select
 from dagster_dbtcloud.errors import ConfigError, RunFailed
 from dagster_dbtcloud.sandbox import Sandbox
-from dagster_dbtcloud.specs import DbtSpecs, build_specs, node_args, node_args_in_parts
+from dagster_dbtcloud.specs import DbtSpecs, build_specs
+from dagster_dbtcloud.wording import node_args, node_args_in_parts
 from dagster_dbtcloud_tests import spec_zoo
 from dagster_dbtcloud_tests.conftest import MakeWorkspace
 from dagster_dbtcloud_tests.dbt.builders import chain, large
