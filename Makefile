@@ -60,7 +60,7 @@ fault-table: $(DEV) ## Print what becomes of a dbt Cloud run under each fault (A
 	$(BIN)/python -m dagster_dbtcloud_tests.fault_table $(ARGS)
 
 .PHONY: bench
-bench: $(DEV) ## Measure against Dagster's own floor, and write docs/performance.md.
+bench: $(DEV) ## Measure against Dagster's own floor: docs/performance.md, README.md.
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: check

@@ -125,21 +125,33 @@ def test_parents(number: int, test: int, models: int) -> list[str]:
 
 def manifest(models: int) -> dict[str, Any]:
     """Return manifest.json of a project with so many models, and ``TESTS`` tests for each."""
-    nodes: dict[str, Any] = {}
-    for number in range(models):
-        nodes[model_id(number)] = _model(number, models)
-    for number in range(models):
-        for test in range(TESTS):
-            nodes[test_id(number, test)] = _test(number, test, models)
-    sources = {source_id(n): _source(n) for n in range(-(-models // SOURCE_EVERY))}
-    parent_map = {i: entry["depends_on"]["nodes"] for i, entry in nodes.items()}
-    parent_map.update((unique_id, []) for unique_id in sources)
-    child_map: dict[str, list[str]] = {unique_id: [] for unique_id in parent_map}
-    for unique_id, above in parent_map.items():
-        for parent in above:
-            child_map[parent].append(unique_id)
     return {
-        "metadata": {
+        name: dict(part) if isinstance(part, Iterator) else part for name, part in _parts(models)
+    }
+
+
+def write(path: Path, models: int) -> int:
+    """Write the same to a file, entry by entry, however large; return its bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for place, (name, part) in enumerate(_parts(models)):
+            file.write(f"{', ' if place else '{'}{json.dumps(name)}: ")
+            if not isinstance(part, Iterator):
+                file.write(json.dumps(part))
+                continue
+            file.write("{")
+            for number, (unique_id, entry) in enumerate(part):
+                file.write(f"{', ' if number else ''}{json.dumps(unique_id)}: {json.dumps(entry)}")
+            file.write("}")
+        file.write("}")
+    return path.stat().st_size
+
+
+def _parts(models: int) -> Iterator[tuple[str, Any]]:
+    """Yield the top-level parts; the entries of large collections one by one."""
+    yield (
+        "metadata",
+        {
             "dbt_schema_version": "https://schemas.getdbt.com/dbt/manifest/v12.json",
             "dbt_version": "1.11.16",
             "generated_at": "2026-11-20T04:00:00.000000Z",
@@ -151,30 +163,31 @@ def manifest(models: int) -> dict[str, Any]:
             "send_anonymous_usage_stats": False,
             "adapter_type": "snowflake",
         },
-        "nodes": nodes,
-        "sources": sources,
-        "macros": {entry["unique_id"]: entry for entry in map(_macro, range(MACROS))},
-        "docs": {},
-        "exposures": {},
-        "metrics": {},
-        "groups": {},
-        "selectors": {},
-        "disabled": {},
-        "parent_map": parent_map,
-        "child_map": child_map,
-        "group_map": {},
-        "saved_queries": {},
-        "semantic_models": {},
-        "unit_tests": {},
-        "functions": {},
-    }
+    )
+    sources = -(-models // SOURCE_EVERY)
+    yield "nodes", _nodes(models)
+    yield "sources", ((source_id(n), _source(n)) for n in range(sources))
+    yield "macros", ((entry["unique_id"], entry) for entry in map(_macro, range(MACROS)))
+    for name in ("docs", "exposures", "metrics", "groups", "selectors", "disabled"):
+        yield name, {}
+    parent_map = {i: entry["depends_on"]["nodes"] for i, entry in _nodes(models)}
+    parent_map.update((source_id(n), []) for n in range(sources))
+    yield "parent_map", parent_map
+    child_map: dict[str, list[str]] = {unique_id: [] for unique_id in parent_map}
+    for unique_id, above in parent_map.items():
+        for parent in above:
+            child_map[parent].append(unique_id)
+    yield "child_map", child_map
+    for name in ("group_map", "saved_queries", "semantic_models", "unit_tests", "functions"):
+        yield name, {}
 
 
-def write(path: Path, models: int) -> int:
-    """Write manifest.json of a project with so many models; return its bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(manifest(models)), encoding="utf-8")
-    return path.stat().st_size
+def _nodes(models: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number in range(models):
+        yield model_id(number), _model(number, models)
+    for number in range(models):
+        for test in range(TESTS):
+            yield test_id(number, test), _test(number, test, models)
 
 
 def _config(kind: str, **own: Any) -> dict[str, Any]:

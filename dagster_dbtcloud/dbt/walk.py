@@ -22,11 +22,11 @@ class Walk:
     """
 
     def __init__(self, data: bytes) -> None:
-        try:
-            self._text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as bad:
-            raise Broken from bad
-        self._at = self._past_blanks(0)
+        # A character for each byte: decoded as UTF-8, one emoji would make it four times as large.
+        # All signs of JSON are ASCII; a value that is not is read from its bytes.
+        self._text = data.decode("latin-1")
+        self._data = None if data.isascii() else data
+        self._at = self._past_blanks(len(_BOM) if data.startswith(_BOM) else 0)
 
     def members(self) -> Iterator[str]:
         """Yield the names in the object here; before the next one, its value must be read.
@@ -57,7 +57,9 @@ class Walk:
         """Read the value here, whole. Raises: Broken."""
         try:
             value, end = _scan(self._text, self._at)
-        except (json.JSONDecodeError, RecursionError) as bad:
+            if self._data is not None and not (part := self._data[self._at : end]).isascii():
+                value = json.loads(part.decode("utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as bad:
             raise Broken from bad
         self._at = self._past_blanks(end)
         return value
@@ -80,5 +82,6 @@ class Walk:
         return found.end() if found else at
 
 
+_BOM = b"\xef\xbb\xbf"
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _scan = json.JSONDecoder().raw_decode

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.dbt.selection import select
 from dagster_dbtcloud.errors import ManifestError
 from dagster_dbtcloud_tests.dbt.builders import chain, manifest_of, node, raw_manifest
 
@@ -224,6 +228,90 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_byte_order_mark_does_no_harm() -> None:
     """A file saved by an editor on Windows is read."""
     assert list(Manifest.from_bytes(b"\xef\xbb\xbf" + whole(), origin="here").nodes) == [A]
+
+
+TEXTS = ["plain", "über", "— “so” —", "数", "😀"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_of_any_script_is_read(text: str) -> None:
+    """As dbt writes it, in escapes, and as Fusion does, in UTF-8."""
+    entry = {**node(A, tags=[text]), "description": text, text: text, "columns": {text: {}}}
+    raw = raw_manifest(entry, node(f"model.shop.{text}", A), macros={text: {"macro_sql": text}})
+    for is_ascii in (True, False):
+        data = json.dumps(raw, ensure_ascii=is_ascii).encode()
+        manifest = Manifest.from_bytes(data, origin="here")
+        assert manifest.nodes[A].tags == (text,)
+        assert manifest.nodes[A].properties == entry
+        assert manifest.children(A) == (f"model.shop.{text}",)
+        assert manifest.raw["macros"] == raw["macros"]
+
+
+def test_text_that_is_no_utf_8_is_refused_at_its_byte() -> None:
+    """Also within a value that is valid JSON otherwise."""
+    data = json.dumps(raw_manifest({**node(A), "description": "é"}), ensure_ascii=False)
+    with pytest.raises(ManifestError, match=f"not UTF-8 text at byte {data.index('é')}"):
+        Manifest.from_bytes(data.encode("latin-1"), origin="here")
+
+
+def test_one_emoji_does_not_multiply_the_memory() -> None:
+    """Python keeps a text in four bytes a character when one of them needs it."""
+
+    def peak(text: str) -> int:
+        raw = raw_manifest(*(node(f"model.shop.m{n}", description="x" * 2000) for n in range(200)))
+        raw["nodes"]["model.shop.m7"]["description"] = text
+        data = json.dumps(raw, ensure_ascii=False).encode()
+        tracemalloc.start()
+        try:
+            Manifest.from_bytes(data, origin="here")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak("")  # what is made once
+    assert peak("😀") < 1.1 * peak("")
+
+
+def _in_a_row(number: int, _size: int) -> list[int]:
+    return [number - 1] if number else []
+
+
+def _around_one(number: int, _size: int) -> list[int]:
+    return [0] if number else []
+
+
+def _in_two_halves(number: int, size: int) -> list[int]:
+    """Thirty parents each: most of the manifest is edges."""
+    half = size // 2
+    return [(number * 31 + step) % half for step in range(30)] if number >= half else []
+
+
+@pytest.mark.parametrize("parents", [_in_a_row, _around_one, _in_two_halves])
+@pytest.mark.parametrize(
+    "size", [pytest.param(400, id="usual"), pytest.param(2000, marks=pytest.mark.nightly)]
+)
+def test_four_times_the_nodes_take_four_times_the_time(
+    parents: Callable[[int, int], list[int]], size: int
+) -> None:
+    """Reading, packing, walks and selection, in CPU time; were one quadratic: sixteen."""
+
+    def took(size: int) -> float:
+        ids = [f"model.shop.m{n}" for n in range(size)]
+        entries = [node(ids[n], *(ids[p] for p in parents(n, size))) for n in range(size)]
+        entries += [node(f"test.shop.t{n}", ids[n], ids[0]) for n in range(size)]
+        data = json.dumps(raw_manifest(*entries)).encode()
+        started = time.process_time()
+        manifest = Manifest.from_bytes(data, origin="here")
+        again = Manifest.from_packed(manifest.packed, origin="here")
+        assert again is not None
+        again.topological()
+        middle = f"m{size // 2}"
+        for text in (f"+{middle}+", f"@{middle}", "m*1 m*2+ m*3,+m*4"):
+            for mode in ("eager", "buildable"):
+                select(again, select=text, exclude="test_type:generic", indirect_selection=mode)
+        return time.process_time() - started
+
+    assert any(took(4 * size) / took(size) < 9 for _ in range(3))
 
 
 JSON = st.recursive(
