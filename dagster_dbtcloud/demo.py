@@ -216,7 +216,7 @@ def _explain(sandbox: Sandbox, ui: str, variables: Path, console: Console) -> No
     console.print(f"[bold]Dagster[/bold]    {ui}/asset-groups")
     console.print(f"[bold]dbt Cloud[/bold]  {sandbox.url}  (the sandbox: real dbt on DuckDB)")
     console.print()
-    console.print("Try: Assets > View lineage > Materialize all; then open the run.")
+    console.print("Try: Lineage > Materialize all; then open the run.")
     console.print(f"Try: in dbt Cloud, start the job {JOB_NAME!r} again:")
     path = f"api/v2/accounts/{sandbox.account_id}/jobs/{_nightly_job(sandbox)}/run/"
     console.print(

@@ -369,6 +369,20 @@ def test_dg_dev_refreshes(project: Project, monkeypatch: pytest.MonkeyPatch) -> 
     assert not project.stage.sandbox.requests
 
 
+def test_a_run_worker_asks_nothing_when_it_loads(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `dg dev` too, where the code server refreshes with each load."""
+    project.build()
+    monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")
+    reconstruction = DefinitionsLoadContext(DefinitionsLoadType.RECONSTRUCTION)
+    monkeypatch.setattr(DefinitionsLoadContext, "_instance", reconstruction)
+    project.stage.sandbox.clear_requests()
+    _, defs = project.load()
+    assert ORDERS in assets_of(defs).keys
+    assert not project.stage.sandbox.requests
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"dagster_dbtcloud": 99}', "half of a st"])
 def test_a_state_that_cannot_be_read_says_so(project: Project, text: str) -> None:
     """A damaged file, or one of another version, names itself and the way out."""

@@ -6,8 +6,10 @@ does, with the UI's server.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -54,6 +56,7 @@ def defs():
     return load_from_defs_folder(path_within_project=Path(__file__).parent)
 """
 TYPE = "dagster_dbtcloud.DbtCloudComponent"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "jaffle_shop_yaml"
 
 
 def fresh_project(root: Path, name: str) -> Path:
@@ -87,25 +90,34 @@ def options(sandbox: Sandbox) -> list[str]:
 # --- in this process -----------------------------------------------------------------------------
 
 
-def test_a_fresh_project(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Listed, scaffolded, refreshed; then dbt Cloud is gone, and the definitions stay."""
+@pytest.fixture
+def desk(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a project, which is to be written, with the variables of a dbt Cloud."""
     stage.built()
     root = tmp_path / "project"
-    package = fresh_project(root, "shop_in_process")
+    (root / "src").mkdir(parents=True)
     for name, value in stage.sandbox.env.items():
         monkeypatch.setenv(name, value)
     for name in ("DAGSTER_IS_DEV_CLI", "PYTHONPATH"):  # dg sets the one, and both are put back
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setenv("DAGSTER_HOME", str(home_in(tmp_path)))
     monkeypatch.syspath_prepend(str(root / "src"))
+    # Dagster leaves out the first entry, which in a process of its own is the script's folder.
+    monkeypatch.syspath_prepend(str(root))
     monkeypatch.chdir(root)
+    return root
 
-    def dg(*words: str) -> str:
-        command = create_dg_cli()  # type: ignore[no-untyped-call]  # Dagster's
-        done = CliRunner().invoke(command, words, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.stdout
 
+def dg(*words: str) -> str:
+    command = create_dg_cli()  # type: ignore[no-untyped-call]  # Dagster's
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_a_fresh_project(stage: Stage, desk: Path) -> None:
+    """Listed, scaffolded, refreshed; then dbt Cloud is gone, and the definitions stay."""
+    package = fresh_project(desk, "shop_in_process")
     assert TYPE in dg("list", "components", "--json")
     dg("scaffold", "defs", TYPE, "dbt", *options(stage.sandbox))
     assert stage.sandbox.token not in (package / "defs" / "dbt" / "defs.yaml").read_text()
@@ -117,6 +129,18 @@ def test_a_fresh_project(stage: Stage, tmp_path: Path, monkeypatch: pytest.Monke
     listed = json.loads(dg("list", "defs", "--json"))
     assert {"orders", "customers"} <= {asset["asset_key"] for asset in listed["assets"]}
     assert len(listed["sensors"]) == 1
+
+
+def test_the_example_in_yaml(stage: Stage, desk: Path) -> None:
+    """Its files as they stand; what it says of dbt's assets is in Dagster."""
+    shutil.copytree(EXAMPLE, desk, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    importlib.invalidate_caches()
+    listed = json.loads(dg("list", "defs", "--json"))
+    assets = {asset["asset_key"]: asset for asset in listed["assets"]}
+    assert {"orders", "customers", "monday_report"} <= set(assets)
+    assert assets["orders"]["automation_condition"]["label"] == "eager"
+    assert [job["name"] for job in listed["schedules"]] == ["nightly"]
+    assert stage.asked("POST", "/run/") == []
 
 
 # --- as a user does ------------------------------------------------------------------------------
@@ -183,15 +207,19 @@ mutation($selector: SensorSelector!) { sensorDryRun(selectorData: $selector, cur
 """
 
 
-@pytest.mark.nightly
-def test_a_fresh_project_as_a_user_meets_it(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Every command in a process of its own, real dbt, the UI's server, and a walk offline."""
+@pytest.fixture
+def shell(sandbox: Sandbox, tmp_path: Path) -> Shell:
+    """A shell in a fresh project with our component."""
     root = tmp_path / "project"
     fresh_project(root, "shop")
     shell = Shell(root, home_in(tmp_path), sandbox)
-    assert TYPE in shell.dg("list", "components")
     shell.dg("scaffold", "defs", TYPE, "dbt", *options(sandbox))
-    shell.dg("check", "yaml")
+    return shell
+
+
+@pytest.mark.nightly
+def test_a_fresh_project_as_a_user_meets_it(shell: Shell) -> None:
+    """Every command in a process of its own, real dbt, and the UI's server."""
     shell.dg("check", "defs")
     assert "RUN_SUCCESS" in shell.dg("launch", "--assets", "orders")
     with shell.dev() as address:
@@ -205,9 +233,13 @@ def test_a_fresh_project_as_a_user_meets_it(sandbox: Sandbox, tmp_path: Path) ->
         tick = ask(address, TICK, selector=selector)["sensorDryRun"]["evaluationResult"]
         assert tick["error"] is None
         assert "recorded by the Dagster step that started it" in tick["skipReason"]
+
+
+@pytest.mark.nightly
+def test_a_fresh_project_offline(shell: Shell, sandbox: Sandbox) -> None:
+    """After the first refresh, with no dbt Cloud at the address of the YAML."""
     shell.dg("utils", "refresh-defs-state")
-    # From here on there is no dbt Cloud at the address of the YAML.
-    yaml = root / "src" / "shop" / "defs" / "dbt" / "defs.yaml"
+    yaml = shell.root / "src" / "shop" / "defs" / "dbt" / "defs.yaml"
     yaml.write_text(yaml.read_text().replace(sandbox.url, "http://127.0.0.1:9"))
     shell.dg("check", "defs")
     assert "orders" in shell.dg("list", "defs", "--json")

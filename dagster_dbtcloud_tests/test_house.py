@@ -27,7 +27,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dagster_dbtcloud"
 EXAMPLE = ROOT / "examples" / "jaffle_shop"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), EXAMPLE / "README.md"])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*/README.md")]
+)
 TYPED = frozenset({"typing_extensions"})  # comes with pydantic, and only for type checkers
 
 ROOMS: dict[str, frozenset[str]] = {
