@@ -45,7 +45,7 @@ from dagster_dbtcloud.harvest import Harvest, dbt_command, harvest, last_outcome
 from dagster_dbtcloud.live import RunLog, outcomes_of
 from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, STARTED
 from dagster_dbtcloud.partitions import of_partition, partition_keys
-from dagster_dbtcloud.recorded import Recorded, already_recorded
+from dagster_dbtcloud.recorded import Recorded, already_recorded, claimed
 from dagster_dbtcloud.reporting import Handover
 
 StepEvent = (
@@ -441,6 +441,13 @@ class DbtCloudCliInvocation:
         if run_id == self.run.id and not past.taken_over:
             return frozenset()
         if run_id not in self._stored:
+            ids, now = past.dagster_run_ids, self._clock.now()
+            if wait := claimed(context.instance, run_id, ids, now=now):
+                self._log.info(
+                    f"A sensor has just recorded dbt Cloud run {run_id}: waiting {wait:.0f} s "
+                    "until Dagster has stored that."
+                )
+                self._clock.sleep(wait)
             self._stored[run_id] = already_recorded(
                 context.instance,
                 run_id,

@@ -16,6 +16,9 @@ RUN_TAG_PREFIX = "dagster_dbtcloud/run/"
 """Followed by a dbt Cloud run's id: the tag of each Dagster run that watches it."""
 STARTED, RECORDED = "started", "recorded"
 """The tag's words: the run is watched; its results are in the event log."""
+CLAIM_TAG_PREFIX = "dagster_dbtcloud/sensor/"
+"""Followed by a dbt Cloud run's id: the tag of each Dagster run that left results to the sensor;
+its value is when (Unix seconds) the sensor gave them to Dagster to be stored."""
 
 _OPENING = "[dagster:"
 

@@ -12,7 +12,13 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from dagster_dbtcloud.cloud.models import Run
-from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, STARTED, dagster_run_of
+from dagster_dbtcloud.marker import (
+    CLAIM_TAG_PREFIX,
+    RECORDED,
+    RUN_TAG_PREFIX,
+    STARTED,
+    dagster_run_of,
+)
 
 OWNER_PATIENCE = timedelta(hours=24)
 """How long after a dbt Cloud run's end a Dagster run that is not over may still record it. A worker
@@ -80,6 +86,22 @@ def ownership(instance: dg.DagsterInstance, run: Run, *, now: datetime) -> Owner
     ended = run.finished_at or now
     patient = now - ended < OWNER_PATIENCE
     return Ownership(runs, waiting=patient and _may_still_record(instance, runs, now))
+
+
+def claim(instance: dg.DagsterInstance, run: Run, owner: Ownership, *, now: datetime) -> Ownership:
+    """Tell the Dagster runs that the sensor records ``run``, then look again who may.
+
+    Either a retry that has come meanwhile is seen here, or it sees the claim and waits until what
+    the sensor gave away is stored (``recorded.claimed``).
+    """
+    tag = f"{CLAIM_TAG_PREFIX}{run.id}"
+    for each in owner.dagster_runs:
+        instance.add_run_tags(each.run_id, {tag: f"{now.timestamp():.0f}"})
+    found = ownership(instance, run, now=now)
+    if found.waiting or found.recorded:
+        for each in owner.dagster_runs:
+            instance.add_run_tags(each.run_id, {tag: "0"})
+    return found
 
 
 def _may_still_record(

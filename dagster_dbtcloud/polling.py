@@ -11,15 +11,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from itertools import chain, islice
+from datetime import datetime, timedelta, timezone
+from itertools import chain, groupby, islice
 
 import dagster as dg
 
 from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import BrokenRun, Run, RunStatus
-from dagster_dbtcloud.cursor import MOST_DOUBTED, OVERLAP, Cursor, Doubt
+from dagster_dbtcloud.cursor import (
+    MOST_DOUBTED,
+    OVERLAP,
+    Cursor,
+    Doubt,
+    Seal,
+)
 from dagster_dbtcloud.errors import (
     ApiConnectionError,
     ApiError,
@@ -31,8 +37,9 @@ from dagster_dbtcloud.errors import (
 )
 from dagster_dbtcloud.harvest import Harvest
 from dagster_dbtcloud.history import RUN_PARTS, Rules, Scope, fetch, is_awaited, tell
-from dagster_dbtcloud.ownership import Ownership, ownership
+from dagster_dbtcloud.ownership import Ownership, claim, ownership
 from dagster_dbtcloud.recorded import (
+    RUNLESS,
     SLACK,
     AssetEvent,
     Recorded,
@@ -122,6 +129,8 @@ class Poll:
     _stored: list[Stored] | None = None
     _confirmed: dict[int, Recorded] | None = None
     _flying: list[Future[Harvest]] = field(default_factory=list)
+    _left: dict[int, Ownership] = field(default_factory=dict)
+    """The runs that Dagster runs have left unrecorded, by dbt Cloud's id."""
     _room: int = 0
     _size: int = 0
 
@@ -141,7 +150,8 @@ class Poll:
         self._room = self.max_events
         pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="dbt-cloud")
         try:
-            for item in self._items(cursor, pool, deadline):
+            cursor, listed = self._new(cursor, deadline)
+            for item in self._items(cursor, listed, pool, deadline):
                 if item is None:
                     complete = True
                     break
@@ -153,6 +163,8 @@ class Poll:
                         raise
                     continue
                 cursor = self._postpone(failed, reports, cursor)
+                if report.waiting and not cursor.can_await(item.run.id):
+                    break  # until others need not be waited for any more
                 if len(report.events) > self._room:
                     if reports and self._room < self.max_events:
                         break  # the next tick begins with it
@@ -177,11 +189,27 @@ class Poll:
             outage = error
         finally:
             self._land(pool, deadline)
+        cursor = self._contested(reports, cursor)
         wrote = sum(len(report.events) for report in reports)
         if outage is None:
             cursor = replace(cursor, polled_at=self.clock.now())
         cursor = replace(self._settled(cursor, complete), mark=here, wrote=wrote)
         return Tick(cursor, tuple(reports), outage, complete)
+
+    def _contested(self, reports: list[RunReport], cursor: Cursor) -> Cursor:
+        """Leave to a Dagster run what it may record itself since this tick has begun."""
+        now = self.clock.now()
+        for number, report in enumerate(reports):
+            run, owner = report.run, self._left.get(report.run.id)
+            if owner is None or not report.events:
+                continue
+            owner = claim(self.instance, run, owner, now=now)
+            if owner.recorded:
+                reports[number] = RunReport(run, skipped=_RECORDED)
+            elif owner.waiting:
+                reports[number] = RunReport(run, waiting=_OWNED)
+                cursor = replace(cursor, waiting={**cursor.waiting, run.id: now})
+        return cursor
 
     def _land(self, pool: ThreadPoolExecutor, deadline: float) -> None:
         """Let requests that are under way end, so far as there is time: their client is closed."""
@@ -193,14 +221,14 @@ class Poll:
     # --- which runs
 
     def _items(
-        self, cursor: Cursor, pool: ThreadPoolExecutor, deadline: float
+        self, cursor: Cursor, listed: Iterator[Run], pool: ThreadPoolExecutor, deadline: float
     ) -> Iterator[_Item | None]:
         """Yield what has to be dealt with, artifacts on their way; None when that was all."""
-        listed = self._listed(cursor)
+        now = self.clock.now()
         first = list(islice(listed, 1))  # is dbt Cloud there at all?
-        items = chain(self._waiting(cursor, pool), self._new(chain(first, listed), cursor))
+        new = (self._judged(_Item(run, now)) for run in chain(first, listed))
         window: list[_Item] = []
-        for item in items:
+        for item in chain(self._waiting(cursor, pool), new):
             if item.verdict is None and item.found is None:
                 item.found = pool.submit(fetch, self.client, item.run)
                 self._flying.append(item.found)
@@ -211,17 +239,26 @@ class Poll:
                 if self.clock.monotonic() > deadline:
                     return
         yield from window
-        yield None
+        if self.clock.monotonic() <= deadline:
+            yield None
 
-    def _listed(self, cursor: Cursor) -> Iterator[Run]:
-        return self.client.runs(
+    def _listed(self, since: datetime) -> Iterator[Run]:
+        listed = self.client.runs(
             project_id=self.ids.project_id,
             environment_id=self.ids.environment_id,
             status_in=_FINISHED,
-            finished_at=(cursor.finished_at - OVERLAP, self.clock.now() + _FAR),
+            finished_at=(since, self.clock.now() + _FAR),
             order_by="finished_at",
             include=("trigger", "job"),
             tolerant=True,
+        )
+        return (run for run in listed if self._is_ours(run))
+
+    def _is_ours(self, run: Run) -> bool:
+        """Whether a run is of our environment; one that cannot be read may be."""
+        return run.project_id in (None, self.ids.project_id) and run.environment_id in (
+            None,
+            self.ids.environment_id,
         )
 
     def _waiting(self, cursor: Cursor, pool: ThreadPoolExecutor) -> Iterator[_Item]:
@@ -249,13 +286,28 @@ class Poll:
     def _whole(self, run_id: int) -> Run:
         return self.client.run(run_id, include=RUN_PARTS)
 
-    def _new(self, listed: Iterator[Run], cursor: Cursor) -> Iterator[_Item]:
+    def _new(self, cursor: Cursor, deadline: float) -> tuple[Cursor, Iterator[Run]]:
+        """Return the runs that the cursor does not know, oldest first."""
+        if not cursor.seals:
+            return cursor, self._unknown(cursor, cursor.since, frozenset(), deadline)
+        cursor, strangers = self._unsealed(cursor)
+        since = cursor.since
+        if strangers == frozenset() and cursor.seals:
+            since = cursor.seals[-1].high[0]  # all before it was met
+        return cursor, self._unknown(cursor, since, strangers or frozenset(), deadline)
+
+    def _unknown(
+        self, cursor: Cursor, since: datetime, strangers: frozenset[int], deadline: float
+    ) -> Iterator[Run]:
         met: set[int] = set()
-        now = self.clock.now()
-        for run in listed:
-            met.add(run.id)
-            if not cursor.knows(run.id):
-                yield self._judged(_Item(run, now))
+        for _, together in groupby(self._listed(since), key=lambda run: run.finished_at):
+            # of one finish time; the order that dbt Cloud gives them is not always the same
+            for run in sorted(together, key=lambda run: run.id):
+                met.add(run.id)
+                if run.id in strangers or not _is_known(run, cursor):
+                    yield run
+            if self.clock.monotonic() > deadline:
+                return
         for run_id in sorted(self.woken - met):
             if cursor.knows(run_id):
                 continue
@@ -266,12 +318,46 @@ class Poll:
             recent = run.finished_at is not None and (
                 run.finished_at >= cursor.finished_at - OVERLAP
             )
-            ours = (run.project_id, run.environment_id) == (
-                self.ids.project_id,
-                self.ids.environment_id,
-            )
-            if run.is_complete and recent and ours:
-                yield self._judged(_Item(run, now))
+            if run.is_complete and recent and self._is_ours(run) and not _is_known(run, cursor):
+                yield run
+
+    def _unsealed(self, cursor: Cursor) -> tuple[Cursor, frozenset[int] | None]:
+        """Compare the seals with dbt Cloud's list.
+
+        Returns the cursor without the seals that do not fit, and the runs up to the last seal that
+        were not met; None when those cannot be told one by one.
+        """
+        listed: dict[Seal, set[int]] = {seal: set() for seal in cursor.seals}
+        last, strangers = cursor.seals[-1].high[0], set[int]()
+        for run in self._listed(cursor.since):
+            if run.finished_at is None:
+                continue  # it cannot be read, and is known by its id alone
+            if run.finished_at > last:
+                break
+            seal = cursor.seal_over((run.finished_at, run.id))
+            if seal is not None:
+                listed[seal].add(run.id)
+            elif not cursor.knows(run.id):
+                strangers.add(run.id)
+        broken = []
+        for seal, run_ids in listed.items():
+            found = seal.strangers(run_ids)
+            if found is None:
+                broken.append(seal)
+            else:
+                strangers |= found
+        if not broken:
+            return cursor, frozenset(strangers)
+        # several runs were listed late, or deleted: the histories are asked about all of them
+        before = broken[0].low[0] - SLACK
+        doubt = cursor.doubt or Doubt("", until=self.clock.now() + DOUBT_LASTS)
+        if cursor.doubt and (
+            stored := stored_since(self.instance, self._sound(doubt.mark, cursor))
+        ):
+            oldest = datetime.fromtimestamp(stored[0].timestamp - 1, tz=timezone.utc)
+            before = min(before, oldest)
+        doubt = replace(doubt, mark=mark(self.instance, before=before), runs=None)
+        return replace(cursor.without(broken), doubt=doubt), None
 
     def _judged(self, item: _Item) -> _Item:
         """Decide what needs no artifacts."""
@@ -289,9 +375,11 @@ class Poll:
             return item
         item.owner = ownership(self.instance, run, now=self.clock.now())
         if item.owner.recorded:
-            item.verdict = RunReport(run, skipped="recorded by the Dagster step that started it")
+            item.verdict = RunReport(run, skipped=_RECORDED)
         elif item.owner.waiting:
             item.verdict = RunReport(run, waiting=_OWNED)
+        elif item.owner.dagster_runs:
+            self._left[run.id] = item.owner
         return item
 
     # --- what they tell
@@ -381,9 +469,8 @@ class Poll:
     def _with_doubts(self, cursor: Cursor) -> Cursor:
         """Return the cursor with the runs that were written behind its back."""
         now = self.clock.now()
-        start, count = cursor.mark, cursor.wrote
-        if start is None:
-            start = mark(self.instance, before=cursor.finished_at - OVERLAP - SLACK)
+        start, count = self._sound(cursor.mark, cursor), cursor.wrote
+        if start != cursor.mark:
             count = 0
         stored = stored_since(self.instance, start)[count:]
         if stored:
@@ -400,6 +487,17 @@ class Poll:
         if runs is not None and len(runs) > MOST_DOUBTED:
             runs = None
         return replace(cursor, doubt=replace(old, runs=runs))
+
+    def _sound(self, start: str | None, cursor: Cursor) -> str:
+        """Return a place in the event log; by time, if Dagster does not take the one given."""
+        if start is not None:
+            try:
+                self.instance.get_records_for_run(RUNLESS, start or None, limit=1, ascending=True)
+            except Exception:  # noqa: BLE001, S110 - of another storage, whatever error it makes
+                pass
+            else:
+                return start
+        return mark(self.instance, before=cursor.finished_at - OVERLAP - SLACK)
 
     def _settled(self, cursor: Cursor, complete: bool) -> Cursor:
         """Return the cursor without doubts that have been answered, or that nobody raises again."""
@@ -434,7 +532,7 @@ class Poll:
                 dagster_run_ids=item.owner.dagster_run_ids,
             )
         elif cursor.doubt is not None and cursor.doubt.covers(run.id):
-            recorded = self._doubted(run.id, cursor.doubt)
+            recorded = self._doubted(run.id, cursor, cursor.doubt)
         elif item.known:  # somebody may have replayed it meanwhile
             since = (created - SLACK).timestamp()
             recorded = confirmed(self.instance, keys, since=since).get(run.id, Recorded())
@@ -442,9 +540,9 @@ class Poll:
             return list(events)
         return recorded.missing(events)
 
-    def _doubted(self, run_id: int, doubt: Doubt) -> Recorded:
+    def _doubted(self, run_id: int, cursor: Cursor, doubt: Doubt) -> Recorded:
         if self._stored is None:
-            self._stored = stored_since(self.instance, doubt.mark)
+            self._stored = stored_since(self.instance, self._sound(doubt.mark, cursor))
         if doubt.runs is not None and run_id not in doubt.runs:  # in parts, and no tick was killed
             recorded = Recorded()
             for each in self._stored:
@@ -460,5 +558,12 @@ class Poll:
         return self._confirmed.get(run_id, Recorded())
 
 
+def _is_known(run: Run, cursor: Cursor) -> bool:
+    if cursor.knows(run.id):
+        return True
+    return run.finished_at is not None and cursor.seal_over((run.finished_at, run.id)) is not None
+
+
+_RECORDED = "recorded by the Dagster step that started it"
 _OWNED = "the Dagster run that started it"
 _RESULTS = "its results"

@@ -16,6 +16,7 @@ import dagster as dg
 
 from dagster_dbtcloud._dagster_private import finish_storing
 from dagster_dbtcloud.events import INVOCATION_ID_TAG, RUN_ID_TAG
+from dagster_dbtcloud.marker import CLAIM_TAG_PREFIX
 
 AssetEvent = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 Key = dg.AssetKey | dg.AssetCheckKey
@@ -24,6 +25,8 @@ RUNLESS = ""
 """The run id under which Dagster keeps events that belong to no Dagster run."""
 SLACK = timedelta(minutes=15)
 """How far the clocks of dbt Cloud and of this deployment may be apart."""
+STORING = 60.0
+"""Seconds within which Dagster has stored the events of a sensor's tick, after the tick's end."""
 _PLANNED_BEFORE = timedelta(days=2)
 """How long before its evaluation a check's row may have been made: when its run was planned."""
 _PAGE, _CHECK_PAGE = 1_000, 100
@@ -135,6 +138,17 @@ def already_recorded(
     if asset_keys is not None or check_keys is not None:
         wanted &= {*(asset_keys or ()), *(check_keys or ())}
     return confirmed(instance, wanted, since=start).get(run_id, Recorded())
+
+
+def claimed(
+    instance: dg.DagsterInstance, run_id: int, dagster_run_ids: Iterable[str], *, now: datetime
+) -> float:
+    """Return for how many seconds yet a sensor's events of ``run_id`` may be on their way."""
+    tag = f"{CLAIM_TAG_PREFIX}{run_id}"
+    runs = [instance.get_run_by_id(each) for each in dagster_run_ids]
+    claims = [run.tags.get(tag, "0") for run in runs if run is not None]
+    newest = max((int(each) for each in claims if each.isdigit()), default=0)
+    return max(0.0, newest + STORING - now.timestamp())
 
 
 # --- the sensor's own questions ------------------------------------------------------------------

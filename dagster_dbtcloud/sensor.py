@@ -138,7 +138,16 @@ def build_dbt_cloud_polling_sensor(
         clock = workspace.get_clock()
         now = clock.now()
         deadline = clock.monotonic() + _TICK_SHARE * _tick_limit()
-        cursor = Cursor.from_json(context.cursor) or Cursor(_start(start_at, now))
+        cursor, anew = Cursor.from_json(context.cursor), ""
+        if cursor is None:
+            cursor = Cursor(_start(start_at, now))
+            if context.cursor:
+                anew = (
+                    "the cursor could not be read, so history begins anew at "
+                    f"{cursor.finished_at - OVERLAP:%Y-%m-%d %H:%M:%S} UTC: for what is older run "
+                    "`dagster-dbtcloud replay --since ...`"
+                )
+                context.log.warning(anew)
         ids = workspace.ids()
         woken: frozenset[int] = frozenset()
         if webhooks:
@@ -176,7 +185,7 @@ def build_dbt_cloud_polling_sensor(
         return dg.SensorResult(
             asset_events=tick.events,
             cursor=after.to_json(),
-            skip_reason=dg.SkipReason("; ".join(filter(None, (summary(tick), drift)))),
+            skip_reason=dg.SkipReason("; ".join(filter(None, (summary(tick), drift, anew)))),
         )
 
     _observers[dbt_cloud_polling_sensor] = observer

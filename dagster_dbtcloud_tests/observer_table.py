@@ -44,15 +44,19 @@ from dagster_dbtcloud_tests.observing import (
 M = [f"model.shop.m{number}" for number in range(4)]
 T = ["test.shop.unique_m0.0000000000", "test.shop.unique_m1.0000000001"]
 SOURCE = "source.shop.raw.orders"
+UNIT = "unit_test.shop.m0.adds_up"
 MINUTE = timedelta(minutes=1)
 
 
 def manifest() -> dict[str, Any]:
-    """Return four models in a line, the first two tested, the first reading a source."""
+    """Return four models in a line, the first two tested, the first reading a source and with a
+    unit test.
+    """
     raw = project(4, 2)
     source = node(SOURCE, source_name="raw", name="orders", identifier="orders", loader="")
     raw["sources"] = {SOURCE: source}
     raw["nodes"][M[0]]["depends_on"]["nodes"] = [SOURCE]
+    raw["unit_tests"] = {UNIT: node(UNIT, M[0], name="adds_up", model="m0")}
     return raw
 
 
@@ -287,6 +291,28 @@ def stale_sources(w: World) -> None:
 
 
 @case
+def sixty_steps(w: World) -> None:
+    steps = [
+        step(f"dbt run --select m{n % 4} --vars '{{n: {n}}}'", (M[n % 4], "success"))
+        for n in range(60)
+    ]
+    w.run(*[(M[n % 4], "success") for n in range(60)], steps=steps)
+
+
+@case
+def a_node_named_twice_in_one_result(w: World) -> None:
+    steps = [step("dbt build", (M[0], "error"), (M[1], "success"), (M[0], "success"))]
+    run_id = w.run(steps=steps, counts=False)
+    w.truth += truth([(M[0], "success"), (M[1], "success")], run_id)
+
+
+@case
+def a_unit_test_that_fails(w: World) -> None:
+    w.run((UNIT, "fail"), (M[0], "skipped"), (M[1], "success"), status=20)
+    w.run((UNIT, "pass"), (M[0], "success"))
+
+
+@case
 def a_retry_of_a_failed_run(w: World) -> None:
     w.run((M[0], "success"), (M[1], "error"), (M[2], "skipped"), status=20)
     w.run((M[1], "success"), (M[2], "success"), command="dbt retry", cause_category="rerun")
@@ -329,6 +355,15 @@ def a_branch_override(w: World) -> None:
 def another_environment(w: World) -> None:
     job = w.sandbox.create_job("elsewhere", ["dbt build"])
     w.good(counts=False, job=job)
+
+
+@case
+def a_job_that_is_deleted(w: World) -> None:
+    job = w.sandbox.create_job("short-lived", ["dbt build"], environment_id=w.environment)
+    w.use(exclude_jobs=["noise"])
+    w.tick()
+    w.good(job=job)
+    w.sandbox.delete_job(job)
 
 
 @case
@@ -432,6 +467,27 @@ def our_run_that_the_daemon_will_retry(w: World) -> None:
 
 
 @case
+def our_run_executed_again_while_the_sensor_looks(w: World) -> None:
+    run = w.dagster_run(dg.DagsterRunStatus.FAILURE)
+    children: list[dg.DagsterRun] = []
+
+    def keep(met: Any) -> bool:
+        if met.job.name == "hourly" and not children:
+            tags = {"dagster/parent_run_id": run.run_id}
+            children.append(w.dagster_run(dg.DagsterRunStatus.STARTED, **tags))
+        return True
+
+    w.use(run_filter=keep)
+    w.good(**w.caused_by(run))
+    job = w.sandbox.create_job("hourly", ["dbt build"], environment_id=w.environment)
+    w.good(job=job, finished_at=w.clock.now() + timedelta(seconds=1))
+    assert len(w.tick()) == 6
+    assert "waiting for the Dagster run that started it" in w.messages[-1]
+    assert w.tick() == []
+    w.ended(children[0])
+
+
+@case
 def our_run_whose_worker_vanished(w: World) -> None:
     run = w.dagster_run(dg.DagsterRunStatus.STARTED)
     w.good(**w.caused_by(run))
@@ -502,6 +558,59 @@ def the_cursor_is_reset(w: World) -> None:
 
 
 @case
+def the_sensor_is_renamed_a_day_later(w: World) -> None:
+    w.use(start_at=timedelta(days=2))
+    for _ in range(3):
+        w.good()
+        w.tick()
+        w.skip(timedelta(hours=8))
+    w.cursor = None
+
+
+@case
+def a_cursor_damaged_by_hand(w: World) -> None:
+    w.good()
+    w.tick()
+    w.good()
+    assert w.cursor is not None
+    w.cursor = w.cursor.replace('"mark":"', '"mark":"ü')
+    w.tick()
+    w.good()
+    w.cursor = w.cursor[:-9]
+    w.tick()
+    assert "begins anew" in w.messages[-1]
+
+
+@case
+def a_start_in_the_future(w: World) -> None:
+    w.use(start_at=w.clock.now() + timedelta(hours=1))
+    w.good(counts=False)
+    w.tick(2)
+    w.skip(timedelta(minutes=61))
+    w.good()
+    w.tick(2)
+
+
+@case
+def a_sensor_for_each_of_two_jobs(w: World) -> None:
+    other = w.sandbox.create_job("hourly", ["dbt build"], environment_id=w.environment)
+    cursors: list[str | None] = [None, None]
+    for stored in (None, 3, None):
+        w.good()
+        w.good(job=other)
+        for number, job in enumerate((w.job, other)):
+            w.use(jobs=[job])
+            w.cursor = cursors[number]
+            w.tick(stored=stored)
+            cursors[number] = w.cursor
+    w.use(exclude_jobs=[w.job])
+    w.cursor = cursors[1]
+    w.tick()
+    w.use(jobs=[w.job])
+    w.cursor = cursors[0]
+
+
+@case
 def listed_late(w: World) -> None:
     now = w.clock.now()
     w.good(finished_at=now, listed_at=now + 3 * MINUTE)
@@ -523,6 +632,35 @@ def hundreds_of_equal_finish_times(w: World) -> None:
     now = w.clock.now()
     for _ in range(230):
         w.run((M[0], "success"), finished_at=now)
+    w.tick(2)
+
+
+@case
+def more_runs_of_one_moment_than_are_named(w: World) -> None:
+    now = w.clock.now()
+    for _ in range(700):
+        w.run((M[0], "success"), finished_at=now)
+    w.tick(2)
+    w.run((M[0], "success"), finished_at=now - timedelta(seconds=1))
+    assert len(w.tick()) == 1
+    assert w.tick() == []
+
+
+@case
+def many_runs_and_several_listed_late_among_them(w: World) -> None:
+    start = w.clock.now()
+    for number in range(600):
+        listed: dict[str, Any] = {}
+        if number % 200 < 150 and number % 30 == 7:  # a few, and none, of each hundred
+            listed["listed_at"] = start + 3 * MINUTE
+        at = start + timedelta(milliseconds=20 * number)
+        w.run((M[0], "success"), finished_at=at, **listed)
+    w.skip(MINUTE)
+    w.tick(2)
+    cursor = Cursor.from_json(w.cursor)
+    assert cursor is not None
+    assert cursor.seals
+    w.skip(3 * MINUTE)
     w.tick(2)
 
 
@@ -815,8 +953,8 @@ def play(name: str, sandbox: Sandbox, clock: SkippingClock) -> Row:
             world.end()
         finally:
             sandbox.faults.clear()
-        raw = {"nodes": {**world.raw["nodes"], SOURCE: world.raw["sources"][SOURCE]}}
-        found = held(world.instance, raw)
+        raw = world.raw
+        found = held(world.instance, {"nodes": raw["nodes"] | raw["sources"] | raw["unit_tests"]})
     lost, more = world.truth - found, found - world.truth
     return Row(
         name,

@@ -27,7 +27,7 @@ from dagster_dbtcloud_tests.dbt.builders import node, raw_manifest
 Told = Counter[tuple[str, str, str]]
 """How often (kind, asset or check, dbt Cloud run) is told."""
 
-_GOOD = {"test": "pass"}
+_TESTS = ("test", "unit_test")
 
 TINY = Path(__file__).parent / "projects" / "tiny"
 
@@ -98,7 +98,9 @@ def truth(entries: Iterable[tuple[str, str]], run_id: int) -> Told:
     told: Told = Counter()
     for unique_id, status in entries:
         kind, _, name = unique_id.split(".")[:3]
-        if kind == "test":
+        if kind == "unit_test":
+            name = unique_id.split(".")[-1]
+        if kind in _TESTS:
             if status != "skipped":
                 told["checked", name, str(run_id)] += 1
         else:
@@ -112,8 +114,9 @@ def held(instance: dg.DagsterInstance, manifest: Mapping[str, Any]) -> Told:
     told: Told = Counter()
     for unique_id, entry in manifest["nodes"].items():
         name = entry["name"]
-        if entry["resource_type"] == "test":
-            key = dg.AssetCheckKey(dg.AssetKey(entry["attached_node"].split(".")[-1]), name)
+        if entry["resource_type"] in _TESTS:
+            model = entry.get("attached_node") or entry["depends_on"]["nodes"][0]
+            key = dg.AssetCheckKey(dg.AssetKey(model.split(".")[-1]), name)
             for row in instance.event_log_storage.get_asset_check_execution_history(key, 100_000):
                 event = row.event.dagster_event if row.event else None
                 if event is not None:

@@ -8,7 +8,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dagster_dbtcloud import DbtCloudWorkspace, dbt_cloud_assets
+from dagster_dbtcloud import (
+    DbtCloudWorkspace,
+    build_dbt_cloud_polling_sensor,
+    dbt_cloud_assets,
+    load_dbt_cloud_asset_specs,
+)
 from dagster_dbtcloud.cloud.models import Run
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.errors import ConfigError
@@ -172,6 +177,32 @@ def test_what_the_lost_attempt_had_recorded_is_not_recorded_again(attempts: Atte
     assert len(attempts.runs) == 1
     assert set(attempts.recorded().values()) == {1}
     assert attempts.instance.fetch_materializations(dg.AssetKey(["report"]), limit=5).records
+
+
+def test_what_a_sensor_is_about_to_record_is_waited_for(attempts: Attempts) -> None:
+    """The tick has ended, and Dagster stores its events while the lost step is executed again."""
+    attempts.body = detached
+    first = attempts.run()
+    (run,) = attempts.runs
+    attempts.stage.sandbox.wait(run["id"])
+    sensor = build_dbt_cloud_polling_sensor(workspace=attempts.workspace)
+    specs = load_dbt_cloud_asset_specs(attempts.workspace)
+    repository = dg.Definitions(assets=specs, sensors=[sensor]).get_repository_def()
+    with dg.build_sensor_context(attempts.instance, repository_def=repository) as context:
+        given = list(sensor.evaluate_tick(context).asset_events)
+    assert len(given) == 3
+
+    def store() -> None:
+        while given:
+            attempts.instance.report_runless_asset_event(given.pop())
+
+    attempts.stage.clock.hooks.append(store)
+    attempts.body = build
+    second = attempts.run(first)
+    assert attempts.succeeded(second)
+    assert "waiting" in attempts.said(second)
+    recorded = attempts.recorded()
+    assert (recorded["slow", str(run["id"])], recorded["customers", str(run["id"])]) == (1, 1)
 
 
 def test_what_a_step_downstream_waits_for_is_handed_to_it_again(attempts: Attempts) -> None:
