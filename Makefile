@@ -47,6 +47,10 @@ test: $(DEV) ## Run the tests.
 observer-table: $(DEV) ## Print what the sensor makes of dbt Cloud's history, case by case.
 	$(BIN)/python -m dagster_dbtcloud_tests.observer_table
 
+.PHONY: observer-soak
+observer-soak: $(DEV) ## Take one sensor through 20,000 runs, and print what has grown (ten minutes).
+	$(BIN)/python -m dagster_dbtcloud_tests.soak $(ARGS)
+
 .PHONY: kill-daemon
 kill-daemon: $(DEV) ## Kill Dagster's daemon fifty times in a backlog, on SQLite and on PostgreSQL; compare (half an hour).
 	$(BIN)/python -m dagster_dbtcloud_tests.kill_daemon $(ARGS)
