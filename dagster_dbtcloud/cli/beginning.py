@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dagster_dbtcloud.cli.connection import Connection, connected
+from dagster_dbtcloud.cli.connection import DEFAULT_ACCESS_URL, Connection, connected
 from dagster_dbtcloud.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class _Answers:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directory", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", metavar="NAME", help="The name of the Python package.")
 @click.option(
     "--watch-only", is_flag=True, help="dbt Cloud goes on running dbt; Dagster only records it."
@@ -51,13 +51,18 @@ class _Answers:
 )
 @connected
 def init(
-    cloud: Connection, directory: Path, name: str | None, watch_only: bool, write_token: bool | None
+    cloud: Connection,
+    directory: Path | None,
+    name: str | None,
+    watch_only: bool,
+    write_token: bool | None,
 ) -> None:
     """Write a Dagster project into DIRECTORY, for one environment of dbt Cloud.
 
     What no option or variable says is looked up with the token: where there is one account,
     project or production environment, it is taken; where there are several, a terminal is asked,
-    and without a terminal they are listed.
+    and without a terminal they are listed. A terminal is also asked for the directory, for the
+    address of your dbt Cloud and for the token.
 
     \b
     Examples:
@@ -65,8 +70,16 @@ def init(
       dagster-dbtcloud init my_project --project-id "Jaffle Shop" --environment-id Production
       cd my_project && pip install -e . && dagster dev
     """
-    module = _module(name or directory.resolve().name)
     asks = sys.stdin.isatty() and sys.stderr.isatty()
+    if directory is None:
+        directory = _asked_directory(asks)
+    module = _module(name or directory.resolve().name)
+    if asks and not cloud.knows_host():
+        cloud.access_url = click.prompt(
+            "The address of your dbt Cloud (Account settings > Access URLs)",
+            default=DEFAULT_ACCESS_URL,
+            err=True,
+        )
     cloud.account = cloud.account or _asked_account(cloud, asks)
     with cloud.get_client() as client:
         project_id, project_name = _project(cloud, client, asks)
@@ -109,6 +122,12 @@ def _module(name: str) -> str:
 
 
 # --- what is asked for ---------------------------------------------------------------------------
+
+
+def _asked_directory(asks: bool) -> Path:
+    if not asks:
+        raise click.UsageError("Missing argument 'DIRECTORY'.")
+    return Path(click.prompt("The project's directory", default="my_project", err=True))
 
 
 def _asked_account(cloud: Connection, asks: bool) -> str | None:

@@ -257,6 +257,11 @@ class Connection:
         """Whether options or URLs name the account."""
         return self._account_in_options() is not None or bool(self.account)
 
+    def knows_host(self) -> bool:
+        """Whether options or URLs tell the address."""
+        named = (self.account, self.project, self.environment)
+        return bool(self.access_url) or any("://" in (text or "") for text in named)
+
     def accounts(self) -> list[tuple[int, str]]:
         """Return the ids and names of the accounts that the token sees. Raises: ApiError."""
         with self._client(self._host(), 0, RETRY_SECONDS, 30.0) as client:

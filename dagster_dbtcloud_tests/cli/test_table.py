@@ -207,6 +207,26 @@ def test_a_narrow_terminal_gets_no_broken_lines(shell: Shell, desk: Path) -> Non
     assert [line for line in lines if len(line) > 30] == []
 
 
+def test_init_asks_a_terminal_for_everything(stand: Stage, shell: Shell, desk: Path) -> None:
+    """With nothing set and nothing said: the folder, the address, the token."""
+    nothing = dict.fromkeys(stand.sandbox.env, "")
+    init = shell.start("init", folder=desk, terminal=True, HOME=str(desk), **nothing)
+    for question, answer in (
+        ("directory", "fresh"),
+        ("Access URLs", stand.sandbox.url),
+        ("dbt Cloud token", stand.sandbox.token),
+        ("Keep the token", "y"),
+    ):
+        init.see(question).type(f"{answer}\n")
+    ended = init.wait()
+    assert ended.code == 0, ended.plain
+    assert stand.sandbox.token not in ended.out
+    assert f"DBT_CLOUD_ACCESS_URL={stand.sandbox.url}\n" in (desk / "fresh" / ".env").read_text()
+    ended = shell("init", folder=desk, terminal=False, typed="", **nothing)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "DIRECTORY" in ended.err
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 def test_the_demo_plays_its_story(shell: Shell, desk: Path, terminal: bool) -> None:
