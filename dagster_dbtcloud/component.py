@@ -17,13 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar
 
 import dagster as dg
-from dagster.components import (
-    DefsStateConfig,
-    DefsStateConfigArgs,
-    ResolvedDefsStateConfig,
-    scaffold_component,
-)
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from dagster_dbtcloud._dagster_private import (
     backfill_resolver,
@@ -41,6 +36,7 @@ from dagster_dbtcloud.options import RunOptions
 from dagster_dbtcloud.partitions import PartitionVars, time_window_vars
 from dagster_dbtcloud.polling import MAX_EVENTS
 from dagster_dbtcloud.recovery import RetryMode
+from dagster_dbtcloud.scaffolding import DbtCloudScaffolder
 from dagster_dbtcloud.sensor import build_dbt_cloud_polling_sensor
 from dagster_dbtcloud.state import State, pack_state, unpack_state
 from dagster_dbtcloud.translator import DagsterDbtTranslator, DagsterDbtTranslatorSettings
@@ -151,6 +147,13 @@ def _resolve_time(context: dg.ResolutionContext, value: Any) -> datetime | None:
     return time.replace(tzinfo=timezone.utc) if time and time.tzinfo is None else time
 
 
+def _template(meaning: str) -> dg.Resolver:
+    """Return what reads a function, which YAML can only name: a template variable."""
+    description = f"A template variable: {meaning}"
+    resolver: dg.Resolver = dg.Resolver.default(model_field_type=str, description=description)
+    return resolver
+
+
 class SensorSpec(dg.Model, dg.Resolvable):
     """The polling sensor; the fields are those of ``build_dbt_cloud_polling_sensor``."""
 
@@ -168,18 +171,11 @@ class SensorSpec(dg.Model, dg.Resolvable):
             examples=["2026-01-01T00:00:00Z"],
         ),
     ] = None
-    run_filter: Annotated[
-        Callable[..., Any] | None,
-        dg.Resolver.default(
-            model_field_type=str, description="A template variable: run -> whether to record it."
-        ),
-    ] = None
+    run_filter: Annotated[Callable[..., Any] | None, _template("run -> whether to record it.")] = (
+        None
+    )
     partition_key_fn: Annotated[
-        Callable[..., Any] | None,
-        dg.Resolver.default(
-            model_field_type=str,
-            description="A template variable: (run, dbt's arguments) -> the partition it built.",
-        ),
+        Callable[..., Any] | None, _template("(run, dbt's arguments) -> the partition it built.")
     ] = None
     tags: dict[str, str] | None = None
     jobs: list[int | str] = Field(default=[], description="Only these jobs' runs.")
@@ -188,11 +184,7 @@ class SensorSpec(dg.Model, dg.Resolvable):
         default=False, description="Whether what dbt reused counts as materialized."
     )
     on_drift: Annotated[
-        Callable[..., Any] | None,
-        dg.Resolver.default(
-            model_field_type=str,
-            description="A template variable, called when the dbt project has changed.",
-        ),
+        Callable[..., Any] | None, _template("called when the dbt project has changed.")
     ] = None
     webhooks: bool = Field(default=False, description="Whether dbt Cloud's webhooks are received.")
     max_events_per_tick: int = Field(default=MAX_EVENTS, description="Events of one tick at most.")
@@ -251,93 +243,6 @@ class _ComponentTranslator(DagsterDbtTranslator):
         return self._component.get_asset_check_spec(
             asset_spec, manifest=manifest, unique_id=unique_id, project=project
         )
-
-
-# --- the scaffolder ------------------------------------------------------------------------------
-
-
-class DbtCloudScaffoldParams(BaseModel):
-    """The options of ``dg scaffold defs dagster_dbtcloud.DbtCloudComponent``.
-
-    What is left out is read from the environment when the component is loaded. There is no option
-    for the token: it would stay in the shell's history and in the file.
-    """
-
-    account_id: str | None = Field(default=None, description="The account: its id or name.")
-    project_id: str | None = Field(default=None, description="The project: its id or name.")
-    environment_id: str | None = Field(
-        default=None, description="The environment: its id or name. Default: production."
-    )
-    access_url: str | None = Field(default=None, description="The address of your dbt Cloud.")
-    select: str | None = Field(default=None, description="Which dbt nodes, in dbt's words.")
-
-
-class DbtCloudScaffolder(dg.Scaffolder[DbtCloudScaffoldParams]):
-    """Writes a component that works as it stands, with the token from the environment."""
-
-    @classmethod
-    def get_scaffold_params(cls) -> type[DbtCloudScaffoldParams]:
-        return DbtCloudScaffoldParams
-
-    def scaffold(self, request: dg.ScaffoldRequest[DbtCloudScaffoldParams]) -> None:
-        given = request.params
-        if request.scaffold_format == "python":
-            path = request.target_path / "component.py"
-            path.write_text(_python(given), encoding="utf-8")
-            return
-        workspace: dict[str, object] = {
-            "account_id": _plain(given.account_id) or "{{ env.DBT_CLOUD_ACCOUNT_ID }}",
-            "token": "{{ env.DBT_CLOUD_TOKEN }}",
-            "access_url": given.access_url
-            or f"{{{{ env('DBT_CLOUD_ACCESS_URL', '{DEFAULT_ACCESS_URL}') }}}}",
-            "project_id": _plain(given.project_id) or "{{ env.DBT_CLOUD_PROJECT_ID }}",
-        }
-        if given.environment_id:
-            workspace["environment_id"] = _plain(given.environment_id)
-        attributes: dict[str, Any] = {"workspace": workspace}
-        if given.select:
-            attributes["select"] = given.select
-        scaffold_component(request, attributes)
-
-
-_PYTHON = """{imports}import dagster as dg
-from dagster_dbtcloud import DbtCloudComponent, DbtCloudWorkspace
-
-
-@dg.component_instance
-def load(context: dg.ComponentLoadContext) -> DbtCloudComponent:
-    return DbtCloudComponent(
-        workspace=DbtCloudWorkspace(
-{workspace}
-        ),{select}
-    )
-"""
-
-
-def _python(given: DbtCloudScaffoldParams) -> str:
-    values = {
-        "account_id": _argument(given.account_id, "DBT_CLOUD_ACCOUNT_ID"),
-        "token": _argument(None, "DBT_CLOUD_TOKEN"),
-        "access_url": repr(given.access_url)
-        if given.access_url
-        else f'os.getenv("DBT_CLOUD_ACCESS_URL", "{DEFAULT_ACCESS_URL}")',
-        "project_id": _argument(given.project_id, "DBT_CLOUD_PROJECT_ID"),
-    }
-    if given.environment_id:
-        values["environment_id"] = _argument(given.environment_id, "")
-    return _PYTHON.format(
-        imports="" if given.access_url else "import os\n\n",
-        workspace="\n".join(f"            {name}={value}," for name, value in values.items()),
-        select=f"\n        select={given.select!r}," if given.select else "",
-    )
-
-
-def _argument(text: str | None, variable: str) -> str:
-    return repr(_plain(text)) if text else f'dg.EnvVar("{variable}")'
-
-
-def _plain(text: str | None) -> int | str | None:
-    return int(text) if text and text.isascii() and text.isdigit() else text
 
 
 # --- the component -------------------------------------------------------------------------------
@@ -470,10 +375,8 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
     ] = "cancel"
     partition_vars: Annotated[
         PartitionVars | None,
-        dg.Resolver.default(
-            model_field_type=str,
-            description="A template variable: the step's context -> dbt's vars. By default "
-            "min_date and max_date of time partitions.",
+        _template(
+            "the step's context -> dbt's vars. By default min_date and max_date of time partitions."
         ),
     ] = time_window_vars
     create_sensor: Annotated[

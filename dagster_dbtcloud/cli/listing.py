@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from dagster_dbtcloud.cli.commands import FAILED
 from dagster_dbtcloud.cli.connection import Connection, connected
 from dagster_dbtcloud.cli.output import (
+    facts_of,
     json_option,
     run_facts,
     seconds_of,
@@ -26,7 +27,7 @@ from dagster_dbtcloud.cli.output import (
 from dagster_dbtcloud.cli.times import Since
 
 if TYPE_CHECKING:
-    from dagster_dbtcloud.cloud.models import Environment, Job, Project
+    from dagster_dbtcloud.cloud.models import Job
 
 _STATUSES = {
     "queued": (1,),
@@ -56,7 +57,8 @@ def projects(cloud: Connection, name: str | None, as_json: bool) -> None:
     with cloud.get_client() as client:
         found = list(client.projects(name_contains=name))
     if as_json:
-        show_json([_project_facts(each) for each in found])
+        names = ("id", "name", "description", "account_id", "dbt_project_subdirectory")
+        show_json([facts_of(each, *names, "created_at") for each in found])
         return
     show_table(
         [">ID", "NAME", "DESCRIPTION"],
@@ -86,7 +88,8 @@ def environments(cloud: Connection, name: str | None, as_json: bool) -> None:
             if name is None or name.casefold() in each.name.casefold()
         ]
     if as_json:
-        show_json([_environment_facts(each) for each in found])
+        names = ("id", "name", "project_id", "type", "deployment_type", "dbt_version")
+        show_json([facts_of(each, *names, "custom_branch", "created_at") for each in found])
         return
     show_table(
         [">ID", "NAME", ">PROJECT", "TYPE", "DBT"],
@@ -256,40 +259,12 @@ def runs(
     )
 
 
-def _project_facts(project: Project) -> dict[str, Any]:
-    return {
-        "id": project.id,
-        "name": project.name,
-        "description": project.description,
-        "account_id": project.account_id,
-        "dbt_project_subdirectory": project.dbt_project_subdirectory,
-        "created_at": project.created_at,
-    }
-
-
-def _environment_facts(environment: Environment) -> dict[str, Any]:
-    return {
-        "id": environment.id,
-        "name": environment.name,
-        "project_id": environment.project_id,
-        "type": environment.type,
-        "deployment_type": environment.deployment_type,
-        "dbt_version": environment.dbt_version,
-        "custom_branch": environment.custom_branch,
-        "created_at": environment.created_at,
-    }
-
-
 def _job_facts(job: Job) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "name": job.name,
-        "project_id": job.project_id,
-        "environment_id": job.environment_id,
-        "type": job.job_type,
-        "steps": list(job.execute_steps),
-        "description": job.description,
-        "cron": job.schedule.get("cron") if job.triggers.get("schedule") else None,
-        "dbt_version": job.dbt_version,
-        "created_at": job.created_at,
-    }
+    return facts_of(
+        job,
+        *("id", "name", "project_id", "environment_id", "description", "dbt_version"),
+        "created_at",
+        type=job.job_type,
+        steps=job.execute_steps,
+        cron=job.schedule.get("cron") if job.triggers.get("schedule") else None,
+    )

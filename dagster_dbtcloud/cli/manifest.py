@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dagster_dbtcloud.cli.connection import Connection, connected, run_id_of
-from dagster_dbtcloud.cli.output import json_option, show_json
+from dagster_dbtcloud.cli.output import facts_of, json_option, show_json
 from dagster_dbtcloud.errors import ConfigError, ManifestError, NotFoundError, StateError
 
 if TYPE_CHECKING:
-    from dagster_dbtcloud.dbt.manifest import Manifest, Node
+    from dagster_dbtcloud.dbt.manifest import Manifest
     from dagster_dbtcloud.state import State
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -208,21 +208,10 @@ def select(
             click.echo(sentence, err=True)
     nodes = [manifest.nodes[unique_id] for unique_id in sorted(found)]
     if as_json:
-        show_json([_node_facts(node) for node in nodes])
+        names = ("unique_id", "resource_type", "name", "package_name", "tags", "depends_on")
+        show_json([facts_of(node, *names, path=node.original_file_path) for node in nodes])
         return
     for node in nodes:
         click.echo(node.unique_id)
     if not nodes:
         click.echo("Nothing is selected.", err=True)
-
-
-def _node_facts(node: Node) -> dict[str, Any]:
-    return {
-        "unique_id": node.unique_id,
-        "resource_type": node.resource_type,
-        "name": node.name,
-        "package_name": node.package_name,
-        "path": node.original_file_path,
-        "tags": list(node.tags),
-        "depends_on": list(node.depends_on),
-    }

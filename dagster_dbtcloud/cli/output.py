@@ -92,6 +92,11 @@ def seconds_of(run: Run, now: datetime | None = None) -> float | None:
     return None if run.started_at is None or end is None else (end - run.started_at).total_seconds()
 
 
+def facts_of(thing: object, *names: str, **others: object) -> dict[str, Any]:
+    """Return attributes by their names, and others that are called otherwise, for ``--json``."""
+    return {**{name: getattr(thing, name) for name in names}, **others}
+
+
 def run_facts(run: Run) -> dict[str, Any]:
     """Return a run in the shape that ``--json`` has everywhere (docs/cli.md)."""
     return {

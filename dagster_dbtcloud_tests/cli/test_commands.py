@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -108,6 +109,27 @@ def test_completion_is_made_for_each_shell(alone: Console, shell: str) -> None:
     script = alone(_DAGSTER_DBTCLOUD_COMPLETE=f"{shell}_source")
     assert script.code == 0
     assert "dagster-dbtcloud" in script.out
+
+
+def test_the_line_of_the_page_completes_in_a_real_shell(tmp_path: Path) -> None:
+    """As somebody types it; zsh and fish are not everywhere, bash is."""
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    line = next(each for each in page.splitlines() if "bash_source" in each)
+    program = tmp_path / "dagster-dbtcloud"
+    program.write_text(f"#!{sys.executable}\nfrom dagster_dbtcloud.cli import main\nmain()\n")
+    program.chmod(0o755)
+    typed = f"{line}\nCOMP_WORDS=(dagster-dbtcloud env) COMP_CWORD=1\n"
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'{typed}$(complete -p dagster-dbtcloud | sed "s/.*-F //")\necho "$COMPREPLY"',
+        ],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("environments\n", "")
 
 
 def test_completion_knows_commands_and_options(alone: Console) -> None:
