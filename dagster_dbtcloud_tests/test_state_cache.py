@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -188,6 +190,22 @@ def test_many_writers_leave_whole_files(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(64)))
     assert not list(tmp_path.rglob(".writing-*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are forked and killed")
+@pytest.mark.parametrize(
+    "turns", [pytest.param(40, id="usual"), pytest.param(1000, marks=pytest.mark.nightly)]
+)
+def test_eight_processes_and_kill_leave_whole_files(tmp_path: Path, turns: int) -> None:
+    """Four of them killed in the middle of what they do: the others never see a part of a file."""
+    command = [sys.executable, "-m", "dagster_dbtcloud_tests.cache_writers", tmp_path, str(turns)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    left = [path for path in (tmp_path / "manifests").iterdir() if path.name.startswith(".")]
+    assert len(left) <= 4  # of the killed; they go when they are an hour old
+    cache = ManifestCache(tmp_path)
+    for path in {*(tmp_path / "manifests").iterdir()} - {*left}:
+        assert cache.read(path.name.partition(".")[0], origin="the cache") is not None
 
 
 def test_the_cache_lies_where_dagster_keeps_its_own(

@@ -222,7 +222,7 @@ class Manifest:
     def from_bytes(cls, data: bytes, *, origin: str) -> Manifest:
         """Read the content of a manifest.json; ``origin`` names it in errors.
 
-        At its peak this takes a little over twice the file's size, of which a tenth stays.
+        At its peak this takes a little over twice the size of ``data``, beside it; a tenth stays.
 
         Raises: ManifestError, naming the offset or the key path of the damage.
         """

@@ -81,7 +81,8 @@ class Generator:
         return self.random.choices([1, 2, 3], [6, 3, 1])[0]
 
     def _criteria(self, count: int) -> list[str]:
-        return [self._criterion() for _ in range(count)]
+        criteria = [self._criterion() for _ in range(count)]
+        return [self._misspelt(text) if self._rarely(0.1) else text for text in criteria]
 
     def _criterion(self) -> str:
         method, value = self._method_and_value()
@@ -93,6 +94,16 @@ class Generator:
         before = self.random.choices(["", "+", "1+", "2+", "0+", "@"], [8, 2, 1, 1, 0.3, 1])[0]
         after = self.random.choices(["", "+", "+1", "+2", "+0"], [8, 2, 1, 1, 0.3])[0]
         return f"{before}{text}{'' if before == '@' else after}"
+
+    def _misspelt(self, text: str) -> str:
+        """Put a sign where none belongs, or lose one; what then means a known difference, stays."""
+        at = self.random.randrange(len(text))
+        sign = self.random.choice("@+12:.?[]!/_^\\aA0")
+        misspelt = text[:at] + self.random.choice([sign, sign + text[at], ""]) + text[at + 1 :]
+        value = misspelt.rpartition(":")[2]
+        if "test_type" in text or value.startswith("/") or not value.strip("./"):
+            return text
+        return misspelt
 
     def _method_and_value(self) -> tuple[str, str]:
         method = "fqn" if self._rarely(0.3) else self.random.choice(list(self.words))
