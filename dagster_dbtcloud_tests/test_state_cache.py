@@ -198,7 +198,13 @@ def test_many_writers_leave_whole_files(tmp_path: Path) -> None:
 )
 def test_eight_processes_and_kill_leave_whole_files(tmp_path: Path, turns: int) -> None:
     """Four of them killed in the middle of what they do: the others never see a part of a file."""
-    command = [sys.executable, "-m", "dagster_dbtcloud_tests.cache_writers", tmp_path, str(turns)]
+    command = [
+        sys.executable,
+        "-m",
+        "dagster_dbtcloud_tests.cache_writers",
+        str(tmp_path),
+        str(turns),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     left = [path for path in (tmp_path / "manifests").iterdir() if path.name.startswith(".")]
