@@ -7,6 +7,7 @@ finds them in the event log and leaves them out. It triggers nothing, and stores
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -61,6 +62,10 @@ DOUBT_LASTS = timedelta(hours=1)
 """How long runs of a killed tick are doubted that dbt Cloud does not list any more."""
 MAX_EVENTS = 2_500
 """Events of one tick at most: at about 80 a second Dagster stores them in half a minute."""
+_OFTEN = timedelta(minutes=2)
+"""How long a run that is waited for is looked at in each tick; ``_RARER``: from then on, the next
+look is after a quarter of the time that it has been waited for."""
+_RARER = 1.25
 AT_ONCE = 8
 """Runs whose artifacts are fetched side by side."""
 _OUTAGE = 3
@@ -265,12 +270,13 @@ class Poll:
         asked: list[tuple[int, datetime, Future[Run]]] = []
         now = self.clock.now()
         for run_id, since in sorted(cursor.waiting.items(), key=lambda pair: (pair[1], pair[0])):
-            if ownership(self.instance, Run(id=run_id), now=now).waiting:
-                yield _Item(
-                    Run(id=run_id), since, verdict=RunReport(Run(id=run_id), waiting=_OWNED)
-                )
-                continue
-            asked.append((run_id, since, pool.submit(self._whole, run_id)))
+            run = Run(id=run_id)
+            if ownership(self.instance, run, now=now).waiting:
+                yield _Item(run, since, verdict=RunReport(run, waiting=_OWNED))
+            elif not _is_due(since, cursor.polled_at, now):
+                yield _Item(run, since, verdict=RunReport(run, waiting=_RESULTS))
+            else:
+                asked.append((run_id, since, pool.submit(self._whole, run_id)))
         for run_id, since, answer in asked:
             item = _Item(Run(id=run_id), since, known=True)
             try:
@@ -556,6 +562,18 @@ class Poll:
             since = min((each.timestamp for each in stored), default=0.0)
             self._confirmed = confirmed(self.instance, {each.key for each in stored}, since=since)
         return self._confirmed.get(run_id, Recorded())
+
+
+def _is_due(since: datetime, polled_at: datetime | None, now: datetime) -> bool:
+    """Whether a run that is waited for is looked at: the longer it has been, the more rarely, so
+    that a hundred damaged ones leave time for the others.
+    """
+    if polled_at is None or now - since >= PATIENCE:
+        return True
+    looks = [
+        int(math.log(max(1.0, (time - since).total_seconds()), _RARER)) for time in (polled_at, now)
+    ]
+    return looks[0] != looks[1] or now - since < _OFTEN
 
 
 def _is_known(run: Run, cursor: Cursor) -> bool:

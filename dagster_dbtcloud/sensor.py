@@ -65,6 +65,9 @@ class Observer:
         return known[1]
 
 
+_compared: set[int] = set()
+"""The runs whose manifest this process has asked for: a tick that it made too long for Dagster
+stores nothing, and must not be as long again."""
 _scopes: WeakKeyDictionary[dg.RepositoryDefinition, tuple[str, Scope]] = WeakKeyDictionary()
 _observers: WeakKeyDictionary[dg.SensorDefinition, Observer] = WeakKeyDictionary()
 
@@ -230,6 +233,9 @@ def _look_for_drift(observer: Observer, client: DbtCloudClient, tick: Tick) -> t
         return "", cursor
     if state.pointer is not None and newest.id <= state.pointer.run_id:
         return "", cursor
+    if newest.id in _compared:
+        return "", cursor
+    _compared.add(newest.id)
     try:
         data = client.artifact(newest.id, _MANIFEST)
     except ApiError:

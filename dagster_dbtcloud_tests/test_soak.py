@@ -5,7 +5,7 @@ import pytest
 from dagster_dbtcloud_tests.soak import soak
 
 
-@pytest.mark.parametrize("runs", [160, pytest.param(2_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("runs", [80, pytest.param(2_000, marks=pytest.mark.nightly)])
 def test_nothing_is_left_behind(runs: int) -> None:
     """Each run is told once, the cursor stays short, no object outlives its tick."""
     found = soak(runs)
