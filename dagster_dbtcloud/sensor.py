@@ -55,6 +55,9 @@ class Observer:
     workspace: DbtCloudWorkspace
     rules: Rules = field(default_factory=Rules)
     on_drift: OnDrift | None = None
+    compared: set[int] = field(default_factory=set, compare=False)
+    """The runs whose manifest was asked for: a tick that this made too long for Dagster stores
+    nothing, and the next one must not be as long."""
 
     def scope(self, repository: dg.RepositoryDefinition) -> Scope:
         """Return what the code location declares of the workspace; read once."""
@@ -65,9 +68,6 @@ class Observer:
         return known[1]
 
 
-_compared: set[int] = set()
-"""The runs whose manifest this process has asked for: a tick that it made too long for Dagster
-stores nothing, and must not be as long again."""
 _scopes: WeakKeyDictionary[dg.RepositoryDefinition, tuple[str, Scope]] = WeakKeyDictionary()
 _observers: WeakKeyDictionary[dg.SensorDefinition, Observer] = WeakKeyDictionary()
 
@@ -233,9 +233,9 @@ def _look_for_drift(observer: Observer, client: DbtCloudClient, tick: Tick) -> t
         return "", cursor
     if state.pointer is not None and newest.id <= state.pointer.run_id:
         return "", cursor
-    if newest.id in _compared:
+    if newest.id in observer.compared:
         return "", cursor
-    _compared.add(newest.id)
+    observer.compared.add(newest.id)
     try:
         data = client.artifact(newest.id, _MANIFEST)
     except ApiError:
