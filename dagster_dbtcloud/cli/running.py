@@ -26,7 +26,7 @@ from dagster_dbtcloud.cli.output import (
     show_table,
     span,
 )
-from dagster_dbtcloud.cli.signals import signals_end
+from dagster_dbtcloud.cli.signals import deaf, signals_end
 from dagster_dbtcloud.cli.times import Duration
 from dagster_dbtcloud.errors import (
     ApiError,
@@ -166,7 +166,8 @@ def run(
             started = start_run(client, found.id, trigger, clock=cloud.clock, log=_tell)
         except KeyboardInterrupt:
             if watching.on_leave == "cancel":
-                abandon(cloud.leaving_client(), found.id, trigger.cause)
+                with deaf():
+                    abandon(cloud.leaving_client(), found.id, trigger.cause)
             raise
         other_schemas = bool(schema_override or target)
         return _go_on(cloud, client, started, found.name, watching, other_schemas=other_schemas)
@@ -206,7 +207,8 @@ def retry(cloud: Connection, run: str, watching: Watching) -> int:
             started = retry_run(client, failed, clock=cloud.clock, log=_tell)
         except KeyboardInterrupt:
             if watching.on_leave == "cancel":
-                abandon(cloud.leaving_client(), failed.job_id, "", retrying=run_id)
+                with deaf():
+                    abandon(cloud.leaving_client(), failed.job_id, "", retrying=run_id)
             raise
         name = failed.job.name if failed.job else str(failed.job_id)
         return _go_on(cloud, client, started, name, watching)
@@ -303,12 +305,13 @@ def _leave(cloud: Connection, run: Run, on_leave: OnLeave) -> Run:
         _tell(f"Run {run.id} goes on. `dagster-dbtcloud cancel {run.id}` cancels it.")
         return run
     try:
-        with cloud.leaving_client() as client:
-            run = _seen_off(client, client.cancel_run(run.id), cloud.clock)
-    except (DbtCloudError, KeyboardInterrupt) as trouble:
-        reason = "interrupted" if isinstance(trouble, KeyboardInterrupt) else str(trouble)
+        with deaf(), cloud.leaving_client() as client:
+            run = client.cancel_run(run.id)
+        with suppress(KeyboardInterrupt), cloud.leaving_client() as client:
+            run = _seen_off(client, run, cloud.clock)
+    except DbtCloudError as trouble:
         _tell(
-            f"Run {run.id} could not be cancelled and may go on ({reason}). Cancel it with "
+            f"Run {run.id} could not be cancelled and may go on ({trouble}). Cancel it with "
             f"`dagster-dbtcloud cancel {run.id}`, or at {run.href}."
         )
     else:

@@ -13,6 +13,27 @@ _NAMES = ("SIGTERM", "SIGHUP")
 
 
 @contextmanager
+def deaf() -> Iterator[None]:
+    """Let no further signal interrupt what is done now, which must be short.
+
+    People press Ctrl-C twice. Outside the main thread it does nothing.
+    """
+    before = {}
+    try:
+        for name in ("SIGINT", *_NAMES):
+            number = getattr(signal, name, None)
+            if number is not None:
+                before[number] = signal.signal(number, signal.SIG_IGN)
+    except ValueError:
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def signals_end() -> Iterator[None]:
     """Raise ``Leave`` at SIGTERM and SIGHUP, as Python raises KeyboardInterrupt at Ctrl-C.
 
