@@ -50,6 +50,7 @@ class Bench:
     work: Path
     best_of: int
     peer: str | None
+    peer_most: int
     env: dict[str, str] = field(default_factory=dict)
 
     def run(self, task: str, *arguments: object, python: str = sys.executable) -> Figures:
@@ -141,7 +142,7 @@ def loads(bench: Bench, models: int) -> dict[str, str]:
         cells["start: memory against the floor"] = f"**{ours['peak'] / floor['peak']:.2f}**"
         (chosen,) = bench.best(("select", packed))
         cells["selection, slowest of eight"] = f"{chosen['cpu']:.2f} s"
-        if bench.peer:
+        if bench.peer and models <= bench.peer_most:
             sandbox.clear_requests()
             peer = bench.run("load", "peer", models, python=bench.peer)
             cells["dagster-dbt, cold"] = f"{peer['cpu']:.2f} s, {peer['peak']:.0f} MB"
@@ -280,6 +281,7 @@ def in_short(columns: Mapping[int, Mapping[str, str]], results: Sequence[Row]) -
 @click.option("--manifests", default=ALL_MANIFESTS, help="Megabytes of manifests that are read.")
 @click.option("--best-of", default=3, help="How often each load is measured.")
 @click.option("--peer", default=None, help="The Python of an environment with dagster-dbt.")
+@click.option("--peer-most", default=1_000, help="Models up to which that is measured too.")
 @click.option(
     "--write/--no-write",
     default=None,
@@ -291,6 +293,7 @@ def main(
     manifests: str,
     best_of: int,
     peer: str | None,
+    peer_most: int,
     write: bool | None,
 ) -> None:
     """Measure dagster_dbtcloud against Dagster's own floor; needs no account and no network."""
@@ -305,7 +308,7 @@ def main(
 
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bench = Bench(work, best_of, peer)
+        bench = Bench(work, best_of, peer, peer_most)
         python, dagster = platform.python_version(), version("dagster")
         cores = f"{os.cpu_count()} cores ({platform.machine()})"
         made.append(f"Python {python}, Dagster {dagster}, {cores}; best of {best_of}.\n")
@@ -313,7 +316,9 @@ def main(
         tell("Imports", ("what", "CPU time"), imports(bench))
         columns = {size: loads(bench, size) for size in _numbers(models)}
         names = next(iter(columns.values()), {})
-        rows = [Row(name, tuple(cells[name] for cells in columns.values())) for name in names]
+        rows = [
+            Row(name, tuple(cells.get(name, "-") for cells in columns.values())) for name in names
+        ]
         tell("Loading", ("models", *(f"{size:,}" for size in columns)), rows)
         heads = (
             *("models, 2 tests each", "as outputs", "here", "each result as an output"),

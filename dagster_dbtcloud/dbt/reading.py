@@ -46,11 +46,20 @@ _KEPT = frozenset({"metadata", "selectors", *_WITH_FILES})
 
 _NODE_FIELDS: tuple[tuple[str, type[Any]], ...] = (
     *((name, str) for name in ("resource_type", "name", "package_name")),
-    *((name, str) for name in ("original_file_path", "patch_path")),
+    *((name, str) for name in ("original_file_path", "patch_path", "alias", "database", "schema")),
+    *((name, str) for name in ("access", "group", "source_name", "identifier", "attached_node")),
+    *((name, str) for name in ("raw_code", "language", "description")),
     ("fqn", list),
-    ("config", dict),
-    ("depends_on", dict),
+    *((name, dict) for name in ("config", "depends_on", "columns", "meta", "test_metadata")),
 )
+"""What is read of an entry, here or when it becomes an asset or a check."""
+
+_INNER_FIELDS: tuple[tuple[str, str, type[Any]], ...] = (
+    ("config", "meta", dict),
+    *(("config", name, str) for name in ("materialized", "group", "schema", "severity")),
+    ("test_metadata", "name", str),
+)
+_NOTHING: Mapping[str, Any] = {}
 
 Row = tuple[Any, ...]
 """The fields of a ``Node`` up to its facts, these as a plain tuple."""
@@ -194,6 +203,13 @@ class _Reader:
             value = get(name)
             if value is not None and not isinstance(value, kind):
                 self._field(entry, name, kind, at=f"{collection}[{unique_id!r}]")
+        for within, name, kind in _INNER_FIELDS:
+            value = (get(within) or _NOTHING).get(name)
+            if value is not None and not isinstance(value, kind):
+                self._field(entry[within], name, kind, at=f"{collection}[{unique_id!r}].{within}")
+        for name, column in (get("columns") or _NOTHING).items():
+            if not isinstance(column, dict):
+                raise self._error(f"{collection}[{unique_id!r}].columns.{name}", "is not an object")
         head, _, tail = unique_id.partition(".")
         package, _, rest = tail.partition(".")
         resource_type = resource_type or get("resource_type") or head

@@ -19,7 +19,7 @@ from dagster_dbtcloud.dbt.selection import select
 from dagster_dbtcloud.errors import ManifestError
 from dagster_dbtcloud_tests.dbt.builders import chain, manifest_of, node, raw_manifest
 
-A, B, C = "model.shop.a", "model.shop.b", "model.shop.c"
+A, B, C, S = "model.shop.a", "model.shop.b", "model.shop.c", "source.shop.raw.t"
 DIAMOND = manifest_of(
     node("model.shop.top"),
     node(A, "model.shop.top"),
@@ -202,6 +202,12 @@ def whole(**changes: Any) -> bytes:
         (whole(nodes={A: node(A, fqn=[1])}), "nodes['model.shop.a'].fqn[0] is not a text"),
         (whole(nodes={A: node(A, name=3)}), "nodes['model.shop.a'].name is a number, not a text"),
         (whole(nodes={A: node(A, config=[])}), "nodes['model.shop.a'].config is a list"),
+        (whole(nodes={A: node(A, columns=["id"])}), "nodes['model.shop.a'].columns is a list"),
+        (whole(nodes={A: node(A, columns={"id": 1})}), "['model.shop.a'].columns.id is not an obj"),
+        (whole(nodes={A: node(A, meta="x")}), "nodes['model.shop.a'].meta is a text, not an obj"),
+        (whole(nodes={A: node(A, config={"meta": []})}), "['model.shop.a'].config.meta is a list"),
+        (whole(nodes={A: node(A, raw_code=["x"])}), "nodes['model.shop.a'].raw_code is a list"),
+        (whole(sources={S: node(S, source_name={})}), "'source.shop.raw.t'].source_name is an obj"),
         (
             whole(nodes={A: node(A, depends_on={"nodes": {"x": 1}})}),
             "nodes['model.shop.a'].depends_on.nodes is an object, not a list",
