@@ -20,7 +20,6 @@ from dagster._core.definitions.definitions_load_context import (
 )
 from dagster._core.definitions.repository_definition import RepositoryLoadData
 
-from dagster_dbtcloud import legacy
 from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.legacy import (
     DbtCloudClientResource,
@@ -30,6 +29,7 @@ from dagster_dbtcloud.legacy import (
     dbt_cloud_resource,
     dbt_cloud_run_op,
     load_assets_from_dbt_cloud_job,
+    notice,
 )
 from dagster_dbtcloud.sandbox import Fault, PastStep
 from dagster_dbtcloud_tests.stage import Stage, run_results, until
@@ -412,7 +412,7 @@ def test_each_name_says_once_that_there_is_a_better_way(
     nightly: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the place of the caller, and the page that shows how."""
-    monkeypatch.setattr(legacy, "_told", set())
+    monkeypatch.setattr(notice, "told", set())
     dbt_cloud = dbt_cloud_resource.configured(CONFIG)
 
     def told() -> Iterator[str]:

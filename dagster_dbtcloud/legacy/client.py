@@ -1,26 +1,20 @@
-"""The older, job-based API of dagster-dbt's dbt Cloud integration, for those who come from it.
+"""The account's jobs and runs as dagster-dbt's older client gave them, and what a run gave.
 
-It is thin: requests, runs and results are those of the other rooms, with their safety. New code has
-better ways (docs/migration.md); each name here says which, once, as a DeprecationWarning.
+Requests, triggers and results are those of the other rooms. It holds no definitions.
 """
-
-# No `from __future__ import annotations`: Dagster reads those of ops and resources as objects.
 
 import json
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from hashlib import sha256
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import dagster as dg
-from pydantic import Field
 
-from dagster_dbtcloud.assets import dbt_cloud_assets
 from dagster_dbtcloud.clock import Clock, SystemClock
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import CAUSE_LIMIT, Job, Run, RunStep, TriggerRun
@@ -30,21 +24,10 @@ from dagster_dbtcloud.existing_jobs import job_of_id, known_job, mute
 from dagster_dbtcloud.following import follow
 from dagster_dbtcloud.harvest import BUILDING, CHECKING, RUN_RESULTS, dbt_command
 from dagster_dbtcloud.identity import required_text
+from dagster_dbtcloud.legacy.notice import deprecated
 from dagster_dbtcloud.starting import abandon, start_run
 from dagster_dbtcloud.state import default_cache_dir
-from dagster_dbtcloud.translator import ASSET_TYPES, DagsterDbtTranslator
 from dagster_dbtcloud.workspace import DEFAULT_ACCESS_URL, DbtCloudWorkspace
-
-__all__ = [
-    "DbtCloudClientResource",
-    "DbtCloudOutput",
-    "DbtCloudResource",
-    "DbtCloudRunOpConfig",
-    "DbtCloudRunStatus",
-    "dbt_cloud_resource",
-    "dbt_cloud_run_op",
-    "load_assets_from_dbt_cloud_job",
-]
 
 DEFAULT_POLL_INTERVAL = 10
 _LATE_RESULTS_SECONDS = 60.0
@@ -52,22 +35,7 @@ _LEAVE_SECONDS = 4.0
 _LOAD_SECONDS = 20.0
 _ACCOUNT = "The dbt Cloud account id (account_id)"
 
-NodeInfo = Mapping[str, Any]
 T = TypeVar("T")
-
-_told: set[str] = set()
-
-
-def _deprecated(name: str, instead: str, *, stacklevel: int = 3) -> None:
-    """Say once in a process that there is a better way."""
-    if name not in _told:
-        _told.add(name)
-        warnings.warn(
-            f"dagster_dbtcloud.legacy.{name} is kept for those who come from dagster-dbt. Use "
-            f"{instead}; docs/migration.md shows how.",
-            DeprecationWarning,
-            stacklevel=stacklevel,
-        )
 
 
 class DbtCloudRunStatus(str, Enum):
@@ -118,11 +86,11 @@ class DbtCloudOutput:
 
     @property
     def run_status(self) -> DbtCloudRunStatus:
-        return DbtCloudRunStatus(_run(self.run_details).status_name)
+        return DbtCloudRunStatus(as_run(self.run_details).status_name)
 
     @property
     def is_successful(self) -> bool:
-        return _run(self.run_details).is_success
+        return as_run(self.run_details).is_success
 
     @property
     def docs_url(self) -> str | None:
@@ -134,23 +102,23 @@ class DbtCloudOutput:
 
     @property
     def created_at(self) -> datetime | None:
-        return _run(self.run_details).created_at
+        return as_run(self.run_details).created_at
 
     @property
     def updated_at(self) -> datetime | None:
-        return _run(self.run_details).updated_at
+        return as_run(self.run_details).updated_at
 
     @property
     def dequeued_at(self) -> datetime | None:
-        return _run(self.run_details).dequeued_at
+        return as_run(self.run_details).dequeued_at
 
     @property
     def started_at(self) -> datetime | None:
-        return _run(self.run_details).started_at
+        return as_run(self.run_details).started_at
 
     @property
     def finished_at(self) -> datetime | None:
-        return _run(self.run_details).finished_at
+        return as_run(self.run_details).finished_at
 
     def get_artifact(self, path: str, step: int | None = None) -> str:
         """Return an artifact of the run as text. Raises: dagster.Failure; ConfigError."""
@@ -162,7 +130,7 @@ class DbtCloudOutput:
         return self._client.get_run_artifact(self.run_id, path, step=step)
 
 
-def _run(details: Mapping[str, Any]) -> Run:
+def as_run(details: Mapping[str, Any]) -> Run:
     return Run.model_validate(details)
 
 
@@ -199,7 +167,7 @@ class DbtCloudResource:
         self._host = normalize_access_url(required_text(dbt_cloud_host, "dbt_cloud_host"))
         self._log = log or logging.getLogger("dagster_dbtcloud")
         self._clock = clock or SystemClock()
-        _deprecated("DbtCloudResource", "DbtCloudWorkspace", stacklevel=4)
+        deprecated("DbtCloudResource", "DbtCloudWorkspace", stacklevel=4)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(dbt_cloud_host={self._host!r})"
@@ -538,7 +506,7 @@ class DbtCloudResource:
         """
         started = self._start(job_id, kwargs)
         details = self.poll_run(started.id, poll_interval, poll_timeout, started.href)
-        return DbtCloudOutput(details, self._results(_run(details)), client=self)
+        return DbtCloudOutput(details, self._results(as_run(details)), client=self)
 
     def _results(self, run: Run) -> Mapping[str, Any]:
         """Return run_results.json of all steps that build or test, as one; empty without any."""
@@ -567,315 +535,3 @@ class DbtCloudResource:
                 raise dg.Failure(description=str(error)) from error
             self._clock.sleep(delay)
             waited, delay = waited + delay, min(delay * 2, 10.0)
-
-
-# --- the resources -------------------------------------------------------------------------------
-
-
-class DbtCloudClientResource(dg.ConfigurableResource[Any], dg.IAttachDifferentObjectToOpContext):
-    """The account as a Dagster resource; ops get a ``DbtCloudResource``.
-
-    ::
-
-        DbtCloudClientResource(
-            auth_token=dg.EnvVar("DBT_CLOUD_API_TOKEN"),
-            account_id=dg.EnvVar.int("DBT_CLOUD_ACCOUNT_ID"),
-        )
-    """
-
-    auth_token: dg.ResourceDependency[Any]
-    account_id: dg.ResourceDependency[Any]
-    dbt_cloud_host: dg.ResourceDependency[Any]
-    clock: dg.ResourceDependency[Any]
-    disable_schedule_on_trigger: bool = Field(
-        default=True, description="Whether the schedule of a job that is triggered is taken off."
-    )
-
-    def __init__(
-        self,
-        *,
-        account_id: Any,
-        auth_token: Any = None,
-        api_token: Any = None,
-        disable_schedule_on_trigger: bool = True,
-        request_max_retries: int = 3,
-        request_retry_delay: float = 0.25,
-        dbt_cloud_host: Any = DEFAULT_ACCESS_URL,
-        clock: Clock | None = None,
-    ) -> None:
-        del request_max_retries, request_retry_delay
-        token = auth_token if auth_token is not None else api_token
-        del auth_token, api_token
-        super().__init__(
-            auth_token=token,
-            account_id=account_id,
-            dbt_cloud_host=dbt_cloud_host,
-            clock=clock,
-            disable_schedule_on_trigger=disable_schedule_on_trigger,
-        )
-
-    def __repr__(self) -> str:
-        return "DbtCloudClientResource()"
-
-    __str__ = __repr__
-
-    def get_dbt_client(self, log: logging.Logger | None = None) -> DbtCloudResource:
-        """Return the client; inside a run it writes to the run's log."""
-        return DbtCloudResource(
-            auth_token=self.auth_token,
-            account_id=self.account_id,
-            disable_schedule_on_trigger=self.disable_schedule_on_trigger,
-            dbt_cloud_host=self.dbt_cloud_host,
-            log=log,
-            clock=self.clock,
-        )
-
-    def get_object_to_set_on_execution_context(self) -> DbtCloudResource:
-        return self.get_dbt_client(self.get_resource_context().log)
-
-
-class _DbtCloudResourceDefinition(dg.ResourceDefinition):
-    """Also to be called with the configuration by name, as some documentation has it."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if args or not kwargs or "init_context" in kwargs:
-            return super().__call__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        return self.configured(kwargs)
-
-
-def _make_resource(context: dg.InitResourceContext) -> DbtCloudResource:
-    config = context.resource_config
-    return DbtCloudResource(
-        auth_token=config.get("auth_token") or config.get("api_token"),
-        account_id=config["account_id"],
-        disable_schedule_on_trigger=config["disable_schedule_on_trigger"],
-        dbt_cloud_host=config["dbt_cloud_host"],
-        log=context.log,
-    )
-
-
-dbt_cloud_resource = _DbtCloudResourceDefinition(
-    resource_fn=_make_resource,
-    config_schema={
-        "auth_token": dg.Field(dg.StringSource, is_required=False),
-        "api_token": dg.Field(dg.StringSource, is_required=False),
-        "account_id": dg.Field(dg.IntSource),
-        "disable_schedule_on_trigger": dg.Field(bool, default_value=True),
-        "request_max_retries": dg.Field(int, default_value=3, description="Not used."),
-        "request_retry_delay": dg.Field(float, default_value=0.25, description="Not used."),
-        "dbt_cloud_host": dg.Field(dg.StringSource, default_value=DEFAULT_ACCESS_URL),
-    },
-    description="A dbt Cloud account: its jobs and runs.",
-)
-"""The account as a resource of the older kind: ``dbt_cloud_resource.configured({...})``."""
-
-
-# --- the op --------------------------------------------------------------------------------------
-
-
-class DbtCloudRunOpConfig(dg.Config):
-    """What ``dbt_cloud_run_op`` is configured with."""
-
-    job_id: int = Field(description="The dbt Cloud job to run.")
-    poll_interval: float = Field(default=DEFAULT_POLL_INTERVAL, description="Not used.")
-    poll_timeout: float | None = Field(
-        default=None, description="Seconds after which the run is cancelled. Default: no limit."
-    )
-    yield_materializations: bool = Field(
-        default=True, description="Whether what the run built is materialized in Dagster."
-    )
-    asset_key_prefix: list[str] = Field(
-        default=["dbt"], description="What stands before the unique id in the asset keys."
-    )
-
-
-@dg.op(
-    required_resource_keys={"dbt_cloud"},
-    ins={"start_after": dg.In(dg.Nothing)},
-    out=dg.Out(DbtCloudOutput, description="The finished run and dbt's results."),
-    tags={"dagster/compute_kind": "dbt_cloud"},
-)
-def dbt_cloud_run_op(context: dg.OpExecutionContext, config: DbtCloudRunOpConfig) -> Iterator[Any]:
-    """Run a dbt Cloud job to its end, and materialize what it built::
-
-        run_nightly = dbt_cloud_run_op.configured({"job_id": 54321}, name="run_nightly")
-
-        @dg.job(resource_defs={"dbt_cloud": my_dbt_cloud_resource})
-        def nightly():
-            run_nightly()
-
-    Raises: dagster.Failure, when the run does not succeed.
-    """
-    _deprecated("dbt_cloud_run_op", "DbtCloudWorkspace.run_job in an op or in @dbt_cloud_assets")
-    output = context.resources.dbt_cloud.run_job_and_poll(
-        config.job_id, poll_interval=config.poll_interval, poll_timeout=config.poll_timeout
-    )
-    if config.yield_materializations:
-        for result in output.result.get("results", ()):
-            unique_id = str(result.get("unique_id"))
-            built = result.get("status") in ("success", "warn")
-            if built and unique_id.split(".")[0] in ASSET_TYPES:
-                yield dg.AssetMaterialization(
-                    asset_key=[*config.asset_key_prefix, *unique_id.split(".")],
-                    description=f"dbt node {unique_id}",
-                    metadata=_metadata(result, output),
-                )
-    run = _run(output.run_details)
-    times = {"created_at": run.created_at, "started_at": run.started_at}
-    yield dg.Output(
-        output,
-        metadata={
-            **{
-                name: value.isoformat()
-                for name, value in {**times, "finished_at": run.finished_at}.items()
-                if value is not None
-            },
-            "total_duration": str(output.run_details.get("duration") or ""),
-            "run_duration": str(output.run_details.get("run_duration") or ""),
-        },
-    )
-
-
-def _metadata(result: Mapping[str, Any], output: DbtCloudOutput) -> dict[str, Any]:
-    metadata: dict[str, Any] = {
-        "Status": str(result.get("status")),
-        "Execution Time (seconds)": float(result.get("execution_time") or 0.0),
-        "dbt_cloud_run_id": str(output.run_id),
-    }
-    if output.run_details.get("href"):
-        metadata["dbt_cloud_run"] = dg.MetadataValue.url(output.run_details["href"])
-    return metadata
-
-
-# --- assets of a job -----------------------------------------------------------------------------
-
-
-class _JobTranslator(DagsterDbtTranslator):
-    """The functions of ``load_assets_from_dbt_cloud_job`` as a translator."""
-
-    def __init__(
-        self,
-        key: Callable[[NodeInfo], dg.AssetKey] | None,
-        group: Callable[[NodeInfo], str | None] | None,
-        freshness: Callable[[NodeInfo], Any] | None,
-        automation: Callable[[NodeInfo], Any] | None,
-    ) -> None:
-        super().__init__()
-        self._key, self._group = key, group
-        self._freshness, self._automation = freshness, automation
-
-    def get_asset_key(self, dbt_resource_props: NodeInfo) -> dg.AssetKey:
-        if self._key is None:
-            return super().get_asset_key(dbt_resource_props)
-        return self._key(dbt_resource_props)
-
-    def get_group_name(self, dbt_resource_props: NodeInfo) -> str | None:
-        if self._group is None:
-            return super().get_group_name(dbt_resource_props)
-        return self._group(dbt_resource_props)
-
-    def get_automation_condition(
-        self, dbt_resource_props: NodeInfo
-    ) -> dg.AutomationCondition[Any] | None:
-        if self._automation is None:
-            return super().get_automation_condition(dbt_resource_props)
-        policy = self._automation(dbt_resource_props)
-        if hasattr(policy, "to_automation_condition"):  # an AutoMaterializePolicy
-            policy = policy.to_automation_condition()
-        condition: dg.AutomationCondition[Any] | None = policy
-        return condition
-
-    def get_asset_spec(self, manifest: NodeInfo, unique_id: str, project: Any) -> dg.AssetSpec:
-        spec = super().get_asset_spec(manifest, unique_id, project)
-        if self._freshness is None:
-            return spec
-        policy = _present_freshness(self._freshness(self.get_resource_props(manifest, unique_id)))
-        return spec if policy is None else spec.replace_attributes(freshness_policy=policy)
-
-
-def _present_freshness(policy: Any) -> Any:
-    """Return the present form of a freshness policy that allows a lag in minutes."""
-    minutes = getattr(policy, "maximum_lag_minutes", None)
-    if minutes is None:
-        return policy
-    window = timedelta(minutes=float(minutes))
-    cron = getattr(policy, "cron_schedule", None)
-    if not cron:
-        return dg.FreshnessPolicy.time_window(fail_window=window)
-    return dg.FreshnessPolicy.cron(
-        deadline_cron=cron,
-        lower_bound_delta=window,
-        timezone=getattr(policy, "cron_schedule_timezone", None) or "UTC",
-    )
-
-
-def load_assets_from_dbt_cloud_job(
-    dbt_cloud: DbtCloudClientResource | dg.ResourceDefinition,
-    job_id: int,
-    node_info_to_asset_key: Callable[[NodeInfo], dg.AssetKey] | None = None,
-    node_info_to_group_fn: Callable[[NodeInfo], str | None] | None = None,
-    node_info_to_freshness_policy_fn: Callable[[NodeInfo], Any] | None = None,
-    node_info_to_auto_materialize_policy_fn: Callable[[NodeInfo], Any] | None = None,
-    partitions_def: dg.PartitionsDefinition[Any] | None = None,
-    partition_key_to_vars_fn: Callable[[str], Mapping[str, Any]] | None = None,
-    op_tags: Mapping[str, Any] | None = None,
-) -> dg.AssetsDefinition:
-    """Return the nodes that a dbt Cloud job builds as assets, which running the job materializes.
-
-    The functions get a node's entry in manifest.json, and return its asset key, group, freshness
-    policy (``dagster.FreshnessPolicy``, or an older one with ``maximum_lag_minutes``), automation
-    condition or ``AutoMaterializePolicy``. ``partition_key_to_vars_fn`` gives dbt's vars for a
-    partition. The manifest is that of a run that has been; no run is started to get one while
-    there is any. dbt's tests become asset checks.
-
-    Raises: ConfigError, StateError; dagster.Failure, when dbt Cloud does not answer.
-    """
-    _deprecated("load_assets_from_dbt_cloud_job", "@dbt_cloud_assets(workspace=..., job=...)")
-    if partition_key_to_vars_fn is not None and partitions_def is None:
-        raise ConfigError("partition_key_to_vars_fn needs a partitions_def.")
-    resource = _initialized(dbt_cloud)
-    workspace = resource.workspace(job_id)
-    to_vars = partition_key_to_vars_fn
-
-    def partition_vars(context: Any) -> Mapping[str, Any]:
-        return {} if to_vars is None else to_vars(context.partition_key)
-
-    # Steps find the function by its name, and a project may have several such jobs.
-    partition_vars.__qualname__ = f"load_assets_from_dbt_cloud_job[{job_id}]"
-
-    @dbt_cloud_assets(
-        workspace=workspace,
-        job=job_id,
-        name=f"dbt_cloud_job_{job_id}",
-        dagster_dbt_translator=_JobTranslator(
-            node_info_to_asset_key,
-            node_info_to_group_fn,
-            node_info_to_freshness_policy_fn,
-            node_info_to_auto_materialize_policy_fn,
-        ),
-        partitions_def=partitions_def,
-        partition_vars=partition_vars,
-        # The vars are of one partition, so is each run.
-        backfill_policy=dg.BackfillPolicy.multi_run(1) if to_vars is not None else None,
-        op_tags=op_tags,
-    )
-    def assets(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        invocation = workspace.run_job(
-            context=context, disable_schedule_on_trigger=resource.disable_schedule_on_trigger
-        )
-        yield from invocation.wait()
-
-    return assets
-
-
-def _initialized(dbt_cloud: DbtCloudClientResource | dg.ResourceDefinition) -> DbtCloudResource:
-    if isinstance(dbt_cloud, DbtCloudClientResource):
-        return dbt_cloud.get_dbt_client()
-    if isinstance(dbt_cloud, dg.ResourceDefinition):
-        made = dbt_cloud(dg.build_init_resource_context())
-        if isinstance(made, DbtCloudResource):
-            return made
-    raise ConfigError(
-        "dbt_cloud takes dbt_cloud_resource.configured({...}) or a DbtCloudClientResource, not "
-        f"{type(dbt_cloud).__name__}."
-    )
