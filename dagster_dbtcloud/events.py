@@ -171,8 +171,8 @@ def _by_completion(results: Sequence[NodeResult]) -> list[NodeResult]:
 def interpret_freshness(
     results: FreshnessResults, declared: Declared, run: RunRef
 ) -> Interpretation:
-    """Translate one ``sources.json``: a check where one is declared for the source (by the source's
-    ``unique_id`` in its metadata), else an observation of the source's asset.
+    """Translate one ``sources.json``: an observation of the source's asset, and a check, where one
+    is declared for the source (by the source's ``unique_id`` in its metadata).
     """
     outcomes: list[Outcome] = []
     undeclared: list[str] = []
@@ -184,10 +184,14 @@ def interpret_freshness(
             completed_at=each.snapshotted_at or results.generated_at,
         )
         outcome = _interpret_node(result, declared, run)
+        source_key = declared.source_keys.get(each.unique_id)
         if outcome is None:
             undeclared.append(each.unique_id)
-        else:
-            outcomes.append(replace(outcome, freshness=each))
+            continue
+        outcomes.append(replace(outcome, freshness=each))
+        if outcome.check_key is not None and source_key is not None:
+            seen = Outcome(OutcomeKind.OBSERVED, result, run, asset_key=source_key, freshness=each)
+            outcomes.append(seen)
     return Interpretation(tuple(outcomes), tuple(undeclared))
 
 

@@ -31,7 +31,7 @@ from dagster_dbtcloud.events import (
 from dagster_dbtcloud.harvest import Harvest, harvest, harvest_lone, run_ref
 from dagster_dbtcloud.partitions import of_partition
 from dagster_dbtcloud.recorded import AssetEvent
-from dagster_dbtcloud.specs import MANIFEST, specs_of
+from dagster_dbtcloud.specs import MANIFEST, UNIQUE_ID, specs_of
 
 RunFilter = Callable[[Run], bool]
 PartitionKeyFn = Callable[[Run, Mapping[str, Any]], "str | Sequence[str] | None"]
@@ -101,24 +101,30 @@ class Scope:
             for spec in each.specs
             if spec.metadata.get(MANIFEST) == digest
         ]
+        named = dict(specs_of(asset_specs[0]).source_keys) if asset_specs else {}
         check_specs = [
             spec
             for each in {**assets, **checks}.values()
             for spec in each.check_specs
-            if (spec.metadata or {}).get(MANIFEST) == digest
+            if (spec.metadata or {}).get(MANIFEST) == digest or _is_of_source(spec, named)
         ]
         upstream = {dep.asset_key for spec in asset_specs for dep in spec.deps}
         declared = Declared.from_specs(asset_specs, check_specs)
         sources = {
             unique_id: key
-            for spec in asset_specs[:1]
-            for unique_id, key in specs_of(spec).source_keys.items()
+            for unique_id, key in named.items()
             if key in upstream or key in repository.assets_defs_by_key
         }
         return cls(
             replace(declared, source_keys=sources),
             {spec.key: tuple(dep.asset_key for dep in spec.deps) for spec in asset_specs},
         )
+
+
+def _is_of_source(spec: dg.AssetCheckSpec, sources: Mapping[str, dg.AssetKey]) -> bool:
+    """Whether a check that users wrote is for a source's freshness (docs/observer.md)."""
+    unique_id = (spec.metadata or {}).get(UNIQUE_ID)
+    return isinstance(unique_id, str) and sources.get(unique_id) == spec.asset_key
 
 
 # --- from a run to events ------------------------------------------------------------------------

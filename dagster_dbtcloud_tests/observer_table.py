@@ -27,6 +27,7 @@ from dagster_dbtcloud.polling import PATIENCE
 from dagster_dbtcloud.replay import replay
 from dagster_dbtcloud.sandbox import Fault, PastStep, Sandbox
 from dagster_dbtcloud.sensor import observer_of
+from dagster_dbtcloud.specs import UNIQUE_ID
 from dagster_dbtcloud.wake import leave_note
 from dagster_dbtcloud_tests.conftest import SkippingClock
 from dagster_dbtcloud_tests.dbt.builders import node
@@ -282,6 +283,32 @@ def source_freshness(w: World) -> None:
     run_id = w.run(steps=[freshness((SOURCE, "pass")), step("dbt build", (M[0], "success"))])
     w.truth += truth([(M[0], "success")], run_id)
     w.truth["observed", "orders", str(run_id)] += 1
+
+
+@case
+def source_freshness_as_a_check(w: World) -> None:
+    assets = load_dbt_cloud_asset_specs(w.workspace)
+    key = dg.AssetKey(["raw", "orders"])
+    spec = dg.AssetCheckSpec("fresh", asset=key, metadata={UNIQUE_ID: SOURCE})
+
+    @dg.multi_asset_check(specs=[spec])
+    def fresh() -> Iterator[dg.AssetCheckResult]:
+        yield dg.AssetCheckResult(passed=False)  # dbt Cloud looks
+
+    sensor = build_dbt_cloud_polling_sensor(workspace=w.workspace)
+    found = dg.Definitions(assets=[*assets], asset_checks=[fresh], sensors=[sensor])
+    w.repository, w.sensor = found.get_repository_def(), sensor
+    for status in ("pass", "warn", "error"):
+        run_id = w.run(steps=[freshness((SOURCE, status))])
+        w.truth["observed", "orders", str(run_id)] += 1
+    events = [each for each in w.tick() if isinstance(each, dg.AssetCheckEvaluation)]
+    assert [(each.asset_check_key, each.passed) for each in events] == [
+        (spec.key, True),
+        (spec.key, False),
+        (spec.key, False),
+    ]
+    assert events[1].severity == dg.AssetCheckSeverity.WARN
+    w.use()
 
 
 @case
