@@ -11,7 +11,7 @@ import logging
 from collections import UserString
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar
@@ -138,8 +138,10 @@ class OpSpec(dg.Model, dg.Resolvable):
     ] = None
 
 
-def _resolve_time(context: dg.ResolutionContext, value: Any) -> datetime | None:
+def _resolve_time(context: dg.ResolutionContext, value: Any) -> datetime | timedelta | None:
     value = context.resolve_value(value)
+    if isinstance(value, timedelta):  # a template variable
+        return value
     if value is None or isinstance(value, datetime):
         time = value
     else:
@@ -163,11 +165,12 @@ class SensorSpec(dg.Model, dg.Resolvable):
         default=dg.DefaultSensorStatus.STOPPED, description="RUNNING or STOPPED, when first seen."
     )
     start_at: Annotated[
-        datetime | None,
+        datetime | timedelta | None,
         dg.Resolver(
             _resolve_time,
             model_field_type=str,
-            description="Where history begins at the very first tick; UTC by default.",
+            description="Where history begins at the very first tick: a time (UTC by default), or "
+            "a template variable that is a timedelta before it.",
             examples=["2026-01-01T00:00:00Z"],
         ),
     ] = None

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
 
@@ -240,6 +240,7 @@ def test_the_python_form_takes_the_same(stage: Stage) -> None:
         ),
         sensor=SensorSpec(start_at=datetime(2026, 1, 1, tzinfo=timezone.utc)),
     )
+    assert SensorSpec(start_at=timedelta(days=1)).start_at == timedelta(days=1)
     assets = assets_of(component.build_defs())
     assert assets.op.name == "nightly"
     assert assets.get_asset_spec(ORDERS).description == "model orders"

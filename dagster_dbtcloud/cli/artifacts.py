@@ -19,7 +19,12 @@ _step_option = click.option(
 
 @click.group(no_args_is_help=False)
 def artifacts() -> None:
-    """List or download what a run has left: manifest.json, run_results.json, compiled code."""
+    """List or download what a run has left: manifest.json, run_results.json, compiled code.
+
+    \b
+    Example:
+      dagster-dbtcloud artifacts list 70403103919483
+    """
 
 
 @artifacts.command("list")
