@@ -370,12 +370,22 @@ def a_schema_override(w: World) -> None:
 
 @case
 def a_branch_override(w: World) -> None:
-    w.sandbox.insert_run(
-        w.job,
-        steps=[step("dbt build", (M[0], "success"))],
-        finished_at=w.clock.now(),
-        target_name_override="dev",
-    )
+    def script(_: Mapping[str, Any], command: str) -> PastStep:
+        return step(command, (M[0], "success"))
+
+    w.sandbox.play(script)
+    for branch in ("feature", None):
+        run_id = w.sandbox.trigger(w.job, git_branch=branch)
+        w.sandbox.wait(run_id)
+    w.sandbox.play(None)
+    w.truth += truth([(M[0], "success")], run_id)
+    w.tick()
+    assert "branch override 'feature'" in w.messages[-1]
+
+
+@case
+def a_target_override(w: World) -> None:
+    w.good(counts=False, target_name_override="dev")
 
 
 @case
