@@ -28,7 +28,7 @@ PHASES = {
     "answered, not noted": ("invocation.py", "__init__"),
     "following": ("following.py", "follow"),
     "fetching results": ("invocation.py", "_harvest"),
-    "storing results": ("events.py", "as_step_result"),
+    "storing results": ("reporting.py", "render"),
 }
 _PACKAGE = str(Path(dagster_dbtcloud.__file__).parent) + os.sep
 _BELOW = {
