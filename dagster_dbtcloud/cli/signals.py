@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from dagster_dbtcloud.cli.commands import Leave
@@ -12,47 +12,41 @@ from dagster_dbtcloud.cli.commands import Leave
 _NAMES = ("SIGTERM", "SIGHUP")
 
 
-@contextmanager
-def deaf() -> Iterator[None]:
-    """Let no further signal interrupt what is done now, which must be short.
-
-    People press Ctrl-C twice. Outside the main thread it does nothing.
-    """
-    before = {}
-    try:
-        for name in ("SIGINT", *_NAMES):
-            number = getattr(signal, name, None)
-            if number is not None:
-                before[number] = signal.signal(number, signal.SIG_IGN)
-    except ValueError:
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def signals_end() -> Iterator[None]:
-    """Raise ``Leave`` at SIGTERM and SIGHUP, as Python raises KeyboardInterrupt at Ctrl-C.
-
-    Outside the main thread, where Python gives nobody signals, it does nothing.
-    """
+def signals_end() -> AbstractContextManager[None]:
+    """Raise ``Leave`` at SIGTERM and SIGHUP, as Python raises KeyboardInterrupt at Ctrl-C."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise Leave(number)
 
+    return _handled(_NAMES, leave)
+
+
+def deaf() -> AbstractContextManager[None]:
+    """Let no further signal interrupt what is done now, which must be short.
+
+    People press Ctrl-C twice.
+    """
+    return _handled(("SIGINT", *_NAMES), signal.SIG_IGN)
+
+
+@contextmanager
+def _handled(
+    names: tuple[str, ...], handler: Callable[[int, FrameType | None], None] | signal.Handlers
+) -> Iterator[None]:
+    """Handle signals so; those that are ignored stay ignored.
+
+    Outside the main thread, where Python gives nobody signals, it does nothing.
+    """
     before = {}
     try:
-        for name in _NAMES:
+        for name in names:
             number = getattr(signal, name, None)  # Windows has no SIGHUP
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, leave)
+                before[number] = signal.signal(number, handler)
     except ValueError:
         pass
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
