@@ -1,6 +1,8 @@
 """What the benchmarks compare is the same thing, made in two ways."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,19 @@ from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.specs import build_specs
 
 MODELS = 60
+ROOT = Path(__file__).parent.parent
+MADE = re.compile(r"<!-- made by `make bench` -->(.*)<!-- end -->", re.S)
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    """Its figures are among those that the command wrote into docs/performance.md."""
+    readme, page = (
+        "".join(MADE.findall((ROOT / name).read_text(encoding="utf-8")))
+        for name in ("README.md", "docs/performance.md")
+    )
+    figures = re.findall(r"\d+\.\d+", readme)
+    assert figures
+    assert set(figures) <= set(re.findall(r"\d+\.\d+", page))
 
 
 @pytest.fixture(scope="module")

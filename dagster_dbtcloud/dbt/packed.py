@@ -110,8 +110,8 @@ class Packed:
         at += _LENGTH
         index = _whole(data[at : at + length])
         at += length
-        self.head: Mapping[str, Any] = index["head"]
-        """What the packer was given."""
+        self.head: dict[str, Any] = index["head"]
+        """What the packer was given, less what was taken from it."""
         self._ids: list[tuple[str, list[str]]] = index["ids"]
         self.places = array("I", index["places"])
         """Where the entry of a number is, among all entries; neighbours are read fastest."""
@@ -126,6 +126,10 @@ class Packed:
         self._entry_block = lru_cache(maxsize=16)(_reader(data, entry_spans))
         self._config_block = lru_cache(maxsize=4)(_reader(data, config_spans))
         self._last: tuple[int, dict[str, Any]] = (-1, {})
+
+    def take(self, name: str) -> Any:
+        """Return a part of the head, and keep it no longer."""
+        return self.head.pop(name)
 
     def entry(self, number: int) -> dict[str, Any]:
         """Return an entry, whole; twice the same while no other is asked for."""

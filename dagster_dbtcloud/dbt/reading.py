@@ -353,7 +353,7 @@ def _unpacked(packed: Packed, origin: str) -> Manifest:
     head = packed.head
     facts: dict[int, Facts] = {}
     nodes: dict[str, Node] = {}
-    for number, row in head["rows"]:
+    for number, row in packed.take("rows"):
         plain = row[-1]
         known = facts.get(id(plain))  # equal ones are one; what they hold may have no hash
         if known is None:
