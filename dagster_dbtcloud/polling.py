@@ -271,9 +271,10 @@ class Poll:
         now = self.clock.now()
         for run_id, since in sorted(cursor.waiting.items(), key=lambda pair: (pair[1], pair[0])):
             run = Run(id=run_id)
-            if ownership(self.instance, run, now=now).waiting:
+            owner = ownership(self.instance, run, now=now)
+            if owner.waiting:
                 yield _Item(run, since, verdict=RunReport(run, waiting=_OWNED))
-            elif not _is_due(since, cursor.polled_at, now):
+            elif not (owner.dagster_runs or _is_due(since, cursor.polled_at, now)):
                 yield _Item(run, since, verdict=RunReport(run, waiting=_RESULTS))
             else:
                 asked.append((run_id, since, pool.submit(self._whole, run_id)))
