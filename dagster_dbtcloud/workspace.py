@@ -236,19 +236,22 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
 
         Raises: ConfigError; ApiError, when a name has to be looked up and was never before.
         """
+        return self._ids_within(_LOAD_RETRY_SECONDS)
+
+    def _ids_within(self, retry_for: float) -> WorkspaceIds:
         if self._ids is None:
             pointer = remembered_pointer(self.state_key)
-            self._ids = pointer.ids if pointer is not None else self._resolve()
+            self._ids = pointer.ids if pointer is not None else self._resolve(retry_for)
         return self._ids
 
-    def _resolve(self) -> WorkspaceIds:
+    def _resolve(self, retry_for: float) -> WorkspaceIds:
         try:
             return resolve(
                 access_url=self.credentials.access_url,
                 account=self.credentials.account_id,
                 project=self.project_id,
                 environment=self.environment_id,
-                client=lambda url, account: self._client(url, account, _LOAD_RETRY_SECONDS),
+                client=lambda url, account: self._client(url, account, retry_for),
             )
         except ApiError:
             known = self._cache().last_good(self.state_key)
@@ -344,7 +347,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
     def _state_source(self, retry_for: float = _LOAD_RETRY_SECONDS) -> StateSource:
         return StateSource(
             key=self.state_key,
-            resolve=self.ids,
+            resolve=lambda: self._ids_within(retry_for),
             client=lambda ids: self._client_for(ids, retry_for),
             parse=self._parse,
             cache=self._cache(),

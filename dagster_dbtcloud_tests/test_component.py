@@ -347,6 +347,17 @@ def test_dg_dev_goes_on_offline(
     assert ORDERS in assets_of(defs).keys
 
 
+def test_offline_is_known_within_seconds(stage: Stage) -> None:
+    """Also where the environment has to be looked up, as where none is named."""
+    stage.built()
+    stage.workspace(environment_id=None).load_state()
+    stage.sandbox.faults.add(Fault("status", status=503, count=None))
+    began = stage.clock.monotonic()
+    state = stage.workspace(environment_id=None).load_state(refresh=True, retry_for=2.0)
+    assert state.warning is not None
+    assert stage.clock.monotonic() - began < 8
+
+
 def test_dg_dev_without_any_state_says_what_is_wrong(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
