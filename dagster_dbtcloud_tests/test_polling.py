@@ -133,7 +133,7 @@ def test_finish_times_of_any_zone_are_one_time(cloud: Cloud, ticks: Iterator[Tic
         "2026-01-01 00:10:00.000001+00:00",
         "2025-12-31T19:20:00-05:00",
         "2026-01-01T00:30:00Z",
-        "2026-01-01T02:30:00.5+01:00",
+        "2026-01-01T02:30:00.500000+01:00",
     ):
         cloud.put(text)
     assert told(next(ticks)) == [2, 3, 4, 5]  # the first ended before the sensor began
