@@ -81,6 +81,9 @@ class Running:
             until(lambda: self._done.code is not None, seconds=seconds)
         finally:
             if self._done.code is None:
+                with suppress(ProcessLookupError, AssertionError):
+                    self.signal(signal.SIGTERM)  # so that it ends what it has started
+                    until(lambda: self._done.code is not None, seconds=20)
                 with suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
         for reader in self._readers:

@@ -257,7 +257,7 @@ def test_init_asks_a_terminal_for_everything(stand: Stage, shell: Shell, desk: P
 def test_the_demo_plays_its_story_on_a_terminal(shell: Shell, desk: Path) -> None:
     """To the end, and nothing of it goes on. In a pipe the gate plays it each time."""
     running = shell.start("demo", "--once", folder=desk, terminal=True)
-    ended = running.wait(seconds=280)
+    ended = running.wait(seconds=270)
     assert ended.code == 0, ended.plain
     assert "Dagster: declarative automation" in ended.plain
     until(lambda: processes_of(desk) == [], seconds=20)
