@@ -9,6 +9,7 @@ histories of assets and checks hold with what dbt Cloud did. ``lost``, ``twice``
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -1019,6 +1020,7 @@ def stage() -> Iterator[tuple[Sandbox, SkippingClock]]:
 
 
 def main(*wanted: str) -> int:
+    logging.disable(logging.ERROR)  # hundreds of retries, as they should be
     write = sys.stdout.write
     columns = ("expected", "recorded", "lost", "twice", "wrong", "stuck")
     width = max(map(len, CASES))
