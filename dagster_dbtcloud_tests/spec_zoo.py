@@ -22,6 +22,10 @@ STG_ORDERS = "model.spec_zoo.stg_orders"
 ORDERS = "model.spec_zoo.orders"
 LEDGER = "model.spec_zoo.ledger"
 UNIQUE_ORDER = "test.spec_zoo.unique_orders_order_id.fed79b3a6e"
+SOURCE_TEST = "test.spec_zoo.source_unique_raw_raw_orders_id.0de38b1856"
+UNIT_TEST = "unit_test.spec_zoo.stg_orders.status_is_lowercased"
+ORDER_OF_LEDGER = "test.spec_zoo.has_an_order.6d82a7f613"
+ORDER_OF_SUMMARY = "test.spec_zoo.has_an_order.bfc2f2131c"
 
 
 @cache

@@ -24,18 +24,20 @@ from dagster_dbtcloud.translator import (
     Props,
 )
 from dagster_dbtcloud_tests import spec_zoo
-from dagster_dbtcloud_tests.spec_zoo import LEDGER, ORDERS, STG_ORDERS, UNIQUE_ORDER, built
+from dagster_dbtcloud_tests.spec_zoo import (
+    LEDGER,
+    ORDER_OF_LEDGER,
+    ORDER_OF_SUMMARY,
+    ORDERS,
+    SOURCE_TEST,
+    STG_ORDERS,
+    UNIQUE_ORDER,
+    UNIT_TEST,
+    built,
+)
 
 RAW_ORDERS = "source.spec_zoo.raw.raw_orders"
 RAW_CUSTOMERS = "source.spec_zoo.raw.raw_customers"
-SOURCE_TEST = "test.spec_zoo.source_unique_raw_raw_orders_id.0de38b1856"
-UNIT_TEST = "unit_test.spec_zoo.stg_orders.status_is_lowercased"
-ORDER_OF_LEDGER = "test.spec_zoo.has_an_order.6d82a7f613"
-ORDER_OF_SUMMARY = "test.spec_zoo.has_an_order.bfc2f2131c"
-HASHED = (
-    "test.spec_zoo.accepted_values_stg_orders_status__placed__shipped__completed__return_pending__"
-    "returned__lost_in_the_post.bf97c0c3ce"
-)
 
 NO_CHECKS = DagsterDbtTranslatorSettings(enable_asset_checks=False)
 
