@@ -226,7 +226,9 @@ def _claim(
     try:
         if not _is_blocked(client, run):
             return run, True
-        client.cancel_run(run.id)
+        run = client.cancel_run(run.id)
+        if run.is_complete and not run.is_cancelled:
+            return run, True  # the other ended, and this one too, before it could be cancelled
     except ApiError as error:
         log(f"dbt Cloud run {run.id} stays in the queue of its job: {error}")
         return run, True  # whatever else is started now might be a second one

@@ -305,15 +305,15 @@ def test_more_claimants_than_jobs_queue_where_there_is_least(stage: Stage) -> No
 
 def test_those_who_wait_take_turns(stage: Stage) -> None:
     """A pool of one never has a second active run, and everybody gets it."""
-    stage.built()
+    built = stage.built()
     stage.play()
-    runs = claims(stage, 3, 1, "wait")
-    assert len({run.id for run in runs}) == 3
-    shown = {run["id"]: run for run in stage.sandbox.runs()}
-    for run in runs:
-        assert stage.sandbox.wait(run.id)["status_humanized"] == "Success"
-    others = [run for run in shown.values() if run["status_humanized"] == "Cancelled"]
-    assert all(run["started_at"] is None for run in others)
+    ids = {run.id for run in claims(stage, 3, 1, "wait")}
+    assert len(ids) == 3
+    for run_id in ids:
+        assert stage.sandbox.wait(run_id)["status_humanized"] == "Success"
+    # A claim may be cancelled the moment it starts: whoever it waited for has ended just then.
+    shown = stage.sandbox.runs()
+    assert {run["id"] for run in shown if run["status_humanized"] == "Success"} == {built, *ids}
 
 
 @pytest.mark.nightly
