@@ -178,9 +178,9 @@ class DbtCloudCliInvocation:
         with self._client:
             try:
                 for outcome in self._follow(timeout):
-                    if at_once and (event := self._tell(outcome)) is not None:
-                        # leaving at this point, for whatever reason, leaves the run
-                        with self._leaving():
+                    # leaving at this point, for whatever reason, leaves the run
+                    with self._leaving():
+                        if at_once and (event := self._tell(outcome)) is not None:
                             yield event
             except RunError as error:
                 raise self._as_failure(error, ())  # noqa: B904 - outside a step it is the same one
