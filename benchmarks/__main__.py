@@ -22,6 +22,7 @@ import click
 
 from benchmarks import project
 from dagster_dbtcloud.sandbox import PastStep, Sandbox
+from dagster_dbtcloud_tests.kill_daemon import POSTGRESQL, postgresql
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -29,7 +30,8 @@ README = ROOT / "README.md"
 TINY = ROOT / "dagster_dbtcloud_tests" / "projects" / "tiny"
 MARKS = ("<!-- made by `make bench` -->", "<!-- end -->")
 
-ALL_MODELS, ALL_RESULTS, ALL_MANIFESTS = "100,1000,10000", "100,300,1000", "10,100,500"
+ALL_MODELS, ALL_MANIFESTS = "100,1000,10000", "10,100,500"
+ALL_RESULTS, ALL_STORAGE = "100,300,1000", "300"
 IMPORTS = {
     "`import dagster`": "import dagster",
     "the public names of `dagster_dbtcloud`, Dagster included": (
@@ -165,34 +167,41 @@ def _asked(sandbox: Sandbox) -> tuple[int, int, int]:
     )
 
 
+WAYS = ("outputs", "ours", "bare")
+HANDED_HEADS = (
+    *("as outputs", "here", "each result as an output", "each result here"),
+    *("each as a bare event", "here against outputs", "here against bare events"),
+)
+
+
 def reports(bench: Bench, models: Sequence[int]) -> list[Row]:
     """Measure handing over results, from the fewest models to the most."""
-    rows = []
-    for count in models:
-        click.echo(f"results of {count:,} models", err=True)
-        bare, ours = bench.best(("report", "bare", count), ("report", "ours", count))
-        # Minutes for the most models, so once: chance can make it only larger, by a little.
-        times = bench.best_of if count <= min(models) else 1
-        yielded = min(
-            (bench.run("report", "outputs", count) for _ in range(times)), key=lambda f: f["cpu"]
-        )
-        if not yielded["events"] == ours["events"] == count * (1 + project.TESTS):
-            raise click.ClickException(f"Not all results were handed over: {yielded}, {ours}")
-        results = count * (1 + project.TESTS)
-        rows.append(
-            Row(
-                f"{count:,}",
-                (
-                    f"{yielded['cpu']:.1f} s",
-                    f"{ours['cpu']:.1f} s",
-                    f"{yielded['cpu'] / results * 1000:.1f} ms",
-                    f"{ours['cpu'] / results * 1000:.1f} ms",
-                    f"{bare['cpu'] / results * 1000:.1f} ms",
-                    f"**{ours['cpu'] / yielded['cpu']:.3f}**",
-                ),
-            )
-        )
+    return [Row(f"{count:,}", _handed_over(bench, count, "memory")) for count in models]
+
+
+def storages(bench: Bench, models: int) -> list[Row]:
+    """Measure it where Dagster keeps its events in other ways."""
+    rows = [Row("in memory", _handed_over(bench, models, "memory"))]
+    rows.append(Row("SQLite files", _handed_over(bench, models, "sqlite")))
+    if POSTGRESQL:
+        with postgresql(bench.work) as address:
+            rows.append(Row("PostgreSQL", _handed_over(bench, models, address)))
     return rows
+
+
+def _handed_over(bench: Bench, models: int, storage: str) -> tuple[str, ...]:
+    click.echo(f"results of {models:,} models", err=True)
+    figures = bench.best(*(("report", way, models, storage) for way in WAYS))
+    results = models * (1 + project.TESTS)
+    if any(each["events"] != results for each in figures):
+        raise click.ClickException(f"Not all of {results} results were handed over: {figures}")
+    yielded, ours, bare = (each["cpu"] for each in figures)
+    return (
+        *(f"{yielded:.1f} s", f"{ours:.1f} s"),
+        *(f"{took / results * 1000:.1f} ms" for took in (yielded, ours, bare)),
+        f"**{ours / yielded:.3f}**",
+        f"{ours / bare:.2f}",
+    )
 
 
 def imports(bench: Bench) -> list[Row]:
@@ -278,6 +287,7 @@ def in_short(columns: Mapping[int, Mapping[str, str]], results: Sequence[Row]) -
 @click.command()
 @click.option("--models", default=ALL_MODELS, help="Sizes of the projects.")
 @click.option("--results", default=ALL_RESULTS, help="Models whose results are handed over.")
+@click.option("--storage", default=ALL_STORAGE, help="The same, in each kind of event storage.")
 @click.option("--manifests", default=ALL_MANIFESTS, help="Megabytes of manifests that are read.")
 @click.option("--best-of", default=3, help="How often each load is measured.")
 @click.option("--peer", default=None, help="The Python of an environment with dagster-dbt.")
@@ -290,6 +300,7 @@ def in_short(columns: Mapping[int, Mapping[str, str]], results: Sequence[Row]) -
 def main(
     models: str,
     results: str,
+    storage: str,
     manifests: str,
     best_of: int,
     peer: str | None,
@@ -297,7 +308,8 @@ def main(
     write: bool | None,
 ) -> None:
     """Measure dagster_dbtcloud against Dagster's own floor; needs no account and no network."""
-    whole = (models, results, manifests) == (ALL_MODELS, ALL_RESULTS, ALL_MANIFESTS)
+    asked = (models, results, storage, manifests)
+    whole = asked == (ALL_MODELS, ALL_RESULTS, ALL_STORAGE, ALL_MANIFESTS)
     made: list[str] = []
 
     def tell(title: str, heads: Sequence[str], rows: Sequence[Row]) -> None:
@@ -320,12 +332,15 @@ def main(
             Row(name, tuple(cells.get(name, "-") for cells in columns.values())) for name in names
         ]
         tell("Loading", ("models", *(f"{size:,}" for size in columns)), rows)
-        heads = (
-            *("models, 2 tests each", "as outputs", "here", "each result as an output"),
-            *("each result here", "each as a bare event", "here against outputs"),
-        )
         handed = reports(bench, _numbers(results))
-        tell("Results", heads, handed)
+        tell("Results", ("models, 2 tests each", *HANDED_HEADS), handed)
+        if kept := _numbers(storage):
+            head = f"{kept[0]:,} models' results, kept"
+            tell(
+                "Results, by where Dagster keeps them",
+                (head, *HANDED_HEADS),
+                storages(bench, kept[0]),
+            )
         titles = ("manifest.json", "CPU time", "memory at the peak", "packed")
         tell("Reading manifest.json", titles, large(bench, _numbers(manifests)))
     if write if write is not None else whole:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 Figures = dict[str, float]
@@ -188,8 +189,11 @@ def read(path: str) -> Figures:
     return figures
 
 
-def report(way: str, models: str) -> Figures:
-    """Hand over the results of so many models, and two tests each, from one step to Dagster."""
+def report(way: str, models: str, storage: str = "memory") -> Figures:
+    """Hand over the results of so many models, and two tests each, from one step to Dagster.
+
+    ``storage``: "memory", "sqlite" for files, or the address of a PostgreSQL server.
+    """
     import dagster as dg
 
     from benchmarks import floor, project
@@ -235,7 +239,7 @@ def report(way: str, models: str) -> Figures:
             render = Handover(step).render if way == "ours" else ways[way]
             yield from map(render, outcomes)
 
-    with dg.DagsterInstance.ephemeral() as instance:
+    with instance_in(storage) as instance:
         result = dg.materialize([dbt], instance=instance)
         figures["events"] = sum(
             event.event_type
@@ -246,6 +250,23 @@ def report(way: str, models: str) -> Figures:
             for event in result.all_events
         )
     return figures
+
+
+@contextmanager
+def instance_in(storage: str) -> Iterator[Any]:
+    """Open a Dagster instance that keeps its events there."""
+    import dagster as dg
+
+    if storage == "memory":
+        with dg.DagsterInstance.ephemeral() as instance:
+            yield instance
+        return
+    with TemporaryDirectory() as home:
+        if storage != "sqlite":
+            settings = {"storage": {"postgres": {"postgres_url": storage}}}
+            (Path(home) / "dagster.yaml").write_text(json.dumps(settings))  # JSON is YAML
+        with dg.DagsterInstance.from_config(home) as instance:
+            yield instance
 
 
 def _bare(outcome: Any) -> Any:

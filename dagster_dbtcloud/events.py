@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -334,11 +335,16 @@ def as_step_result(outcome: Outcome) -> dg.MaterializeResult[Any] | dg.AssetChec
 
 
 def as_log_event(
-    outcome: Outcome, *, partition: str | None = None
+    outcome: Outcome,
+    *,
+    partition: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    blocking: bool | None = None,
 ) -> dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation | None:
-    """Render for the event log, outside of a step (or for an asset the step did not select).
+    """Render for the event log.
 
     Failed, skipped and unchanged assets become observations; a skipped check says nothing.
+    ``tags`` are added to a materialization's; ``blocking`` is what a check's evaluation says of it.
     """
     if outcome.check_key is not None:
         if outcome.kind is not OutcomeKind.CHECKED:
@@ -350,7 +356,8 @@ def as_log_event(
             passed=passed,
             severity=severity,
             description=_shorten(outcome.result.message),
-            metadata={**outcome_metadata(outcome)},
+            metadata=outcome_metadata(outcome),
+            blocking=blocking,
         )
     if outcome.asset_key is None:
         return None
@@ -358,7 +365,7 @@ def as_log_event(
         return dg.AssetMaterialization(
             asset_key=outcome.asset_key,
             metadata=outcome_metadata(outcome),
-            tags=outcome.run.tags,
+            tags={**tags, **outcome.run.tags},
             partition=partition,
         )
     return dg.AssetObservation(

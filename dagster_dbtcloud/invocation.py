@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Literal, cast
 from weakref import finalize
 
 import dagster as dg
@@ -46,15 +46,8 @@ from dagster_dbtcloud.live import RunLog, outcomes_of
 from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, STARTED
 from dagster_dbtcloud.partitions import of_partition, partition_keys
 from dagster_dbtcloud.recorded import Recorded, already_recorded, claimed
-from dagster_dbtcloud.reporting import Handover
+from dagster_dbtcloud.reporting import Handover, StepEvent
 
-StepEvent = (
-    dg.MaterializeResult[Any]
-    | dg.AssetCheckResult
-    | dg.AssetMaterialization
-    | dg.AssetCheckEvaluation
-    | dg.AssetObservation
-)
 OnLeave = Literal["cancel", "detach"]
 
 _LATE_ARTIFACT_GRACE = {True: 120.0, False: 20.0}

@@ -13,14 +13,15 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_dbtcloud.events import Outcome, as_log_event, as_step_result
+from dagster_dbtcloud.events import Outcome, OutcomeKind, as_log_event, as_step_result
 
 Key = dg.AssetKey | dg.AssetCheckKey
-Handed = (
+StepEvent = (
     dg.MaterializeResult[Any]
     | dg.AssetCheckResult
     | dg.AssetMaterialization
     | dg.AssetCheckEvaluation
+    | dg.AssetObservation
 )
 
 # The tags by which Dagster knows what an asset was made from (its docs: "Asset versioning").
@@ -73,7 +74,7 @@ class Handover:
         self._is_range = context.has_partition_key_range and not context.has_partition_key
         self._versions = _Versions(context, self._assets)
 
-    def render(self, outcome: Outcome) -> Handed | None:
+    def render(self, outcome: Outcome) -> StepEvent | None:
         """Return what the step yields for an asset or check that it selected.
 
         None for failed, skipped and unchanged nodes: no result is theirs.
@@ -82,39 +83,18 @@ class Handover:
         if key not in self.consumed:
             asset = self._assets.get(key) if isinstance(key, dg.AssetKey) else None
             if asset is not None and not (asset.partitions_def and self._is_range):
-                return self._asset(outcome, asset)
+                return self._materialization(outcome, asset)
             check = self._checks.get(key) if isinstance(key, dg.AssetCheckKey) else None
             # A check with partitions of its own: which one it was evaluated on is Dagster's to say.
             if check is not None and getattr(check, "partitions_def", None) is None:
-                return self._check(outcome, check)
+                return as_log_event(outcome, blocking=check.blocking)
         return as_step_result(outcome)
 
-    def _asset(self, outcome: Outcome, spec: dg.AssetSpec) -> Handed | None:
+    def _materialization(self, outcome: Outcome, spec: dg.AssetSpec) -> StepEvent | None:
+        if outcome.kind is not OutcomeKind.MATERIALIZED:
+            return None
         partition = self._partition if spec.partitions_def is not None else None
-        event = as_log_event(outcome, partition=partition)
-        if not isinstance(event, dg.AssetMaterialization):
-            return None
-        return dg.AssetMaterialization(
-            asset_key=event.asset_key,
-            description=event.description,
-            metadata=event.metadata,
-            partition=event.partition,
-            tags={**self._versions.tags(spec), **(event.tags or {})},
-        )
-
-    def _check(self, outcome: Outcome, spec: dg.AssetCheckSpec) -> Handed | None:
-        event = as_log_event(outcome)
-        if not isinstance(event, dg.AssetCheckEvaluation):
-            return None
-        return dg.AssetCheckEvaluation(
-            asset_key=event.asset_key,
-            check_name=event.check_name,
-            passed=event.passed,
-            severity=event.severity,
-            description=event.description,
-            metadata=event.metadata,
-            blocking=spec.blocking,
-        )
+        return as_log_event(outcome, partition=partition, tags=self._versions.tags(spec))
 
 
 class _Versions:
