@@ -11,14 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dagster_dbtcloud.dbt.manifest import Manifest
-from dagster_dbtcloud.dbt.selection import (
-    BUILD_TYPES,
-    RUN_TYPES,
-    SEED_TYPES,
-    SNAPSHOT_TYPES,
-    TEST_TYPES,
-    select,
-)
+from dagster_dbtcloud.dbt.selection import COMMAND_TYPES, resource_types_of, select
 from dagster_dbtcloud.errors import ConfigError, SelectionError
 from dagster_dbtcloud.harvest import dbt_command
 from dagster_dbtcloud.specs import DbtSpecs
@@ -30,16 +23,6 @@ _SELECTING = frozenset(
 _BUILD_ONLY_FLAGS = frozenset(
     {"--full-refresh", "-f", "--no-full-refresh", "--empty", "--no-empty"}
 )
-_TYPES = {
-    "build": BUILD_TYPES,
-    "run": RUN_TYPES,
-    "seed": SEED_TYPES,
-    "snapshot": SNAPSHOT_TYPES,
-    "test": TEST_TYPES,
-    "clone": RUN_TYPES | SEED_TYPES | SNAPSHOT_TYPES,
-}
-"""What each command builds or checks (docs/selection.md)."""
-
 _MANY = {
     **dict.fromkeys(("--select", "-s", "--models", "--model", "-m"), "select"),
     "--exclude": "exclude",
@@ -79,7 +62,6 @@ def read(words: Sequence[str]) -> Selection:
             open_list = many.setdefault(_MANY[flag], [])
             if equals:
                 open_list += value.split()
-                open_list = None
         elif flag in _ONE:
             one[_ONE[flag]] = value if equals else next(left, "")
             open_list = None
@@ -192,19 +174,18 @@ def nodes_of(manifest: Manifest, line: str) -> frozenset[str] | None:
     Raises: SelectionError, for what the manifest alone cannot answer, such as ``state:modified``.
     """
     words = words_of(line)
-    types = _TYPES.get(dbt_command(line) or "")
-    if types is None or not words:
+    command = dbt_command(line) or ""
+    if command not in COMMAND_TYPES or command == "ls" or not words:
         return None
     said = read(words)
-    if said.types and "all" not in said.types:
-        types = types & frozenset(said.types)
     return select(
         manifest,
-        select=said.select,
-        exclude=said.exclude,
+        # dbt passes over what stands beside a --selector.
+        select=() if said.selector else said.select,
+        exclude=() if said.selector else said.exclude,
         selector=said.selector,
         indirect_selection=said.mode,
-        resource_types=types - frozenset(said.other_types),
+        resource_types=resource_types_of(command, include=said.types, exclude=said.other_types),
         include_empty=False,
     )
 

@@ -148,6 +148,13 @@ def manifest(cloud: Connection, run: str | None, output: Path | None, as_json: b
     help="Only nodes of this type (model, test, source, ...); may be given again.",
 )
 @click.option(
+    "--exclude-resource-type",
+    "other_types",
+    multiple=True,
+    metavar="TYPE",
+    help="No nodes of this type; may be given again.",
+)
+@click.option(
     "--indirect-selection",
     type=click.Choice(["eager", "cautious", "buildable", "empty"]),
     default="eager",
@@ -169,6 +176,7 @@ def select(
     selector: str,
     file: Path | None,
     types: tuple[str, ...],
+    other_types: tuple[str, ...],
     indirect_selection: str,
     previous: Path | None,
     as_json: bool,
@@ -183,12 +191,13 @@ def select(
       dagster-dbtcloud select tag:daily+ --exclude config.materialized:view
       dagster-dbtcloud select --manifest target/manifest.json --selector nightly --json
     """
-    from dagster_dbtcloud.dbt.selection import LIST_TYPES, parse, unmatched
+    from dagster_dbtcloud.dbt.selection import LIST_TYPES, parse, resource_types_of, unmatched
     from dagster_dbtcloud.dbt.selection import select as select_nodes
 
-    if wrong := sorted(set(types) - LIST_TYPES):
+    known = LIST_TYPES | {"analysis"}
+    if wrong := sorted({*types, *other_types} - known - {"all", "default"}):
         raise click.UsageError(
-            f"{wrong[0]!r} is not a resource type; there are: {', '.join(sorted(LIST_TYPES))}."
+            f"{wrong[0]!r} is not a resource type; there are: {', '.join(sorted(known))}."
         )
     for text in (expression, exclude):
         if text:
@@ -200,7 +209,7 @@ def select(
         exclude=exclude,
         selector=selector,
         indirect_selection=indirect_selection,
-        resource_types=frozenset(types) or LIST_TYPES,
+        resource_types=resource_types_of("ls", include=types, exclude=other_types),
         previous=None if previous is None else manifest_file(previous),
     )
     if previous is None:  # a word with `state:` cannot be asked alone

@@ -6,7 +6,7 @@ not, and why). It reads nothing but manifests: no disk, no earlier run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dagster_dbtcloud.dbt.comparison import state
 from dagster_dbtcloud.dbt.expression import (
@@ -25,6 +25,7 @@ from dagster_dbtcloud.errors import SelectionError
 
 __all__ = [
     "BUILD_TYPES",
+    "COMMAND_TYPES",
     "LIST_TYPES",
     "RUN_TYPES",
     "SEED_TYPES",
@@ -36,6 +37,7 @@ __all__ = [
     "SelectionError",
     "parse",
     "parse_selector",
+    "resource_types_of",
     "select",
     "unmatched",
 ]
@@ -50,6 +52,16 @@ BUILD_TYPES = (
 """What ``dbt build`` takes (it runs nothing for an exposure)."""
 LIST_TYPES = BUILD_TYPES | {"source", "metric", "semantic_model"}
 """What ``dbt ls`` shows when no resource type is named."""
+COMMAND_TYPES: Mapping[str, frozenset[str]] = {
+    "build": BUILD_TYPES,
+    "run": RUN_TYPES,
+    "seed": SEED_TYPES,
+    "snapshot": SNAPSHOT_TYPES,
+    "test": TEST_TYPES,
+    "clone": RUN_TYPES | SEED_TYPES | SNAPSHOT_TYPES,
+    "ls": LIST_TYPES,
+}
+"""What each command takes when no resource type is named."""
 
 _ALL_SOURCES = Criterion("source", (), "*")
 
@@ -87,6 +99,25 @@ def select(
         if (resource_types is None or nodes[unique_id].resource_type in resource_types)
         and (include_empty or not nodes[unique_id].facts.is_blank)
     )
+
+
+def resource_types_of(
+    command: str, *, include: Collection[str] = (), exclude: Collection[str] = ()
+) -> frozenset[str]:
+    """Return the types that ``dbt COMMAND`` takes.
+
+    ``include`` is what ``--resource-type`` names, ``all`` and ``default`` among it, and ``exclude``
+    what ``--exclude-resource-type`` does. Types that the command does nothing for are left out.
+    """
+    default = COMMAND_TYPES[command]
+    every = default | {"analysis"} if command == "ls" else default
+    if "all" in include:
+        types = every
+    elif "default" in include or not include:
+        types = default | every.intersection(include)
+    else:
+        types = every.intersection(include)
+    return types - frozenset(exclude)
 
 
 def unmatched(

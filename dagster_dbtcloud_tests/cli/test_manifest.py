@@ -81,9 +81,15 @@ def test_select_warns_of_what_matches_nothing(alone: Console, file: Path) -> Non
 
 
 def test_select_knows_types_and_an_earlier_state(alone: Console, file: Path) -> None:
-    """``--resource-type`` and ``--state``, as dbt has them."""
-    models = alone("select", "--resource-type", "model", "--manifest", file)
-    assert {line.split(".")[0] for line in models.out.splitlines()} == {"model"}
+    """``--resource-type``, ``--exclude-resource-type`` and ``--state``, as dbt has them."""
+
+    def types(*options: str) -> set[str]:
+        ended = alone("select", *options, "--manifest", file)
+        return {line.partition(".")[0] for line in ended.out.splitlines()}
+
+    assert types("--resource-type", "model") == {"model"}
+    assert types() - types("--exclude-resource-type", "test") == {"test"}
+    assert types("--resource-type", "all") == types("--resource-type", "default")
     same = alone("select", "state:modified", "--state", file, "--manifest", file)
     assert same.out == ""
 

@@ -21,19 +21,24 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.state import PreviousState
 from dbt.flags import set_flags
 from dbt.task import runnable
+from dbt.task.build import BuildTask
+from dbt.task.clone import CloneTask
 from dbt.task.list import ListTask
+from dbt.task.run import RunTask
+from dbt.task.seed import SeedTask
+from dbt.task.snapshot import SnapshotTask
+from dbt.task.test import TestTask
 
-_LS = [
-    "--quiet",
-    "--no-write-json",
-    "--log-path",
-    "logs",
-    "ls",
-    "--output",
-    "json",
-    "--output-keys",
-    "unique_id",
-]
+_LS = ["ls", "--output", "json", "--output-keys", "unique_id"]
+_GLOBAL = ["--quiet", "--no-write-json", "--log-path", "logs"]
+_TASKS = {
+    "build": BuildTask,
+    "clone": CloneTask,
+    "run": RunTask,
+    "seed": SeedTask,
+    "snapshot": SnapshotTask,
+    "test": TestTask,
+}
 
 
 class QuickListTask(ListTask):  # type: ignore[misc] # dbt ships no usable types
@@ -69,32 +74,42 @@ class Dbt:
             return self._ids(self._list(question["ls"]))
         if "runner" in question:
             return self._ids(self._run(question["runner"]))
+        if "command" in question:
+            return {"ids": sorted(self._selected_by(question["command"]))}
         return self._selectors(question["selectors"])
 
     def _list(self, args: list[str]) -> list[str]:
         """The task behind ``dbt ls``, reading arguments as it does; a quarter of the time."""
-        flags = self._flags(args)
+        flags = self._flags([*_LS, *args])
         return list(QuickListTask(flags, self._config(flags), self.manifest).run())
 
     def _run(self, args: list[str]) -> list[str]:
         """The whole command, project and profile read again."""
-        done = dbtRunner(manifest=self.manifest).invoke([*_LS, *args])
+        done = dbtRunner(manifest=self.manifest).invoke([*_GLOBAL, *_LS, *args])
         if done.exception is not None:
             raise done.exception
         return list(done.result)
+
+    def _selected_by(self, words: list[str]) -> set[str]:
+        """What another command would run, as its task finds it before it connects anywhere."""
+        flags = self._flags(words)
+        task = _TASKS[words[0]](flags, self._config(flags), self.manifest)
+        task.compile_manifest()
+        queued: set[str] = set(task.get_graph_queue().get_selected_nodes())
+        return queued | getattr(task, "selected_unit_tests", set())
 
     def _selectors(self, text: str) -> dict[str, Any]:
         """Replace selectors.yml; return what dbt would write of it into the manifest."""
         with open("selectors.yml", "w", encoding="utf-8") as file:
             file.write(text)
         self._configs.clear()
-        self._config(self._flags([]))  # refuses here what dbt refuses
+        self._config(self._flags(_LS))  # refuses here what dbt refuses
         listed = load_yaml_text(text)["selectors"]
         return {"selectors": SelectorDict.parse_from_selectors_list(listed)}
 
-    def _flags(self, args: list[str]) -> Flags:
-        with cli.make_context("dbt", [*_LS, *args]) as context:
-            name, command, rest = cli.resolve_command(context, ["ls", *context.args])
+    def _flags(self, words: list[str]) -> Flags:
+        with cli.make_context("dbt", [*_GLOBAL, *words]) as context:
+            name, command, rest = cli.resolve_command(context, [words[0], *context.args])
             assert command is not None
             with command.make_context(name, rest, parent=context) as inner:
                 flags = Flags(inner)

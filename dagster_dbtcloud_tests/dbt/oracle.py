@@ -54,6 +54,10 @@ class Oracle:
         """Return the same from the whole command, slower. Raises: Refused."""
         return set(self._ask({"runner": _typed(args)})["ids"])
 
+    def command(self, words: list[str]) -> set[str]:
+        """Return what another command, ``words[0]``, would run or test. Raises: Refused."""
+        return set(self._ask({"command": words})["ids"])
+
     @contextmanager
     def other_selectors(
         self, selectors: list[dict[str, Any]]
@@ -98,4 +102,6 @@ class Oracle:
 
 
 def _typed(args: list[str]) -> list[str]:
-    return args if "--resource-type" in args else [*args, "--resource-type", "all"]
+    """Ask for all types, where the question says none; ``dbt ls`` alone leaves analyses out."""
+    said = any(word.endswith(("resource-type", "resource-types")) for word in args)
+    return args if said else [*args, "--resource-type", "all"]

@@ -10,21 +10,32 @@ from typing import Any
 
 import pytest
 
+from dagster_dbtcloud.commands import nodes_of, words_of
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.dbt.selection import select
 from dagster_dbtcloud.errors import SelectionError
-from dagster_dbtcloud_tests.dbt.cases import CASES, read_cases, select_as_dbt_ls
+from dagster_dbtcloud_tests.dbt.cases import CASES, read_cases, read_lines, select_as_dbt_ls
 from dagster_dbtcloud_tests.dbt.generated import Generator
 from dagster_dbtcloud_tests.dbt.oracle import Oracle, Refused
 
-THEMES = sorted({path.stem for path in CASES.glob("*.txt")} - {"errors", "known_differences"})
+APART = {"errors", "known_differences", "runs"}
+THEMES = sorted({path.stem for path in CASES.glob("*.txt")} - APART)
 HOLLOW = "model.helper.hollow_model"
 """Found by its folder by dbt alone; see known_differences.txt."""
 COUNT = int(os.environ.get("DBTCLOUD_GENERATED_CASES", "200"))
-USUAL_AND_NIGHTLY = pytest.mark.parametrize(
-    "count", [pytest.param(COUNT, id="usual"), pytest.param(5000, marks=pytest.mark.nightly)]
-)
 SEED = int(os.environ.get("DBTCLOUD_GENERATED_SEED", "1"))
+NIGHTLY_PARTS = 20
+"""Each of 250 cases with a seed of its own, so that none comes near the time that a test has."""
+USUAL_AND_NIGHTLY = pytest.mark.parametrize(
+    ("count", "seed"),
+    [
+        pytest.param(COUNT, SEED, id="usual"),
+        *(
+            pytest.param(250, SEED + part, id=f"{part}", marks=pytest.mark.nightly)
+            for part in range(1, NIGHTLY_PARTS + 1)
+        ),
+    ],
+)
 
 
 @pytest.mark.parametrize("args", [a for theme in THEMES for a in read_cases(theme)], ids=" ".join)
@@ -40,6 +51,12 @@ def test_it_refuses_what_dbt_refuses(oracle: Oracle, zoo: Manifest, args: list[s
         oracle.ls(args)
     with pytest.raises(SelectionError):
         select_as_dbt_ls(zoo, args)
+
+
+@pytest.mark.parametrize("line", read_lines("runs"))
+def test_a_command_runs_what_dbt_runs(oracle: Oracle, zoo: Manifest, line: str) -> None:
+    """What a job's command would build or check is what dbt's own task for it would."""
+    assert nodes_of(zoo, line) == frozenset(oracle.command(words_of(line)))
 
 
 @pytest.mark.parametrize("args", read_cases("known_differences"), ids=" ".join)
@@ -66,10 +83,10 @@ def test_the_task_behind_dbt_ls_is_dbt_ls(oracle: Oracle) -> None:
 
 @USUAL_AND_NIGHTLY
 def test_generated_selections_give_what_dbt_gives(
-    oracle: Oracle, zoo: Manifest, count: int
+    oracle: Oracle, zoo: Manifest, count: int, seed: int
 ) -> None:
     """Random command lines, hundreds or (DBTCLOUD_GENERATED_CASES) thousands, never differ."""
-    generator = Generator(zoo, seed=SEED)
+    generator = Generator(zoo, seed=seed)
     differing = []
     for _ in range(count):
         args = generator.options()
@@ -82,10 +99,10 @@ def test_generated_selections_give_what_dbt_gives(
 
 @USUAL_AND_NIGHTLY
 def test_generated_yaml_selectors_give_what_dbt_gives(
-    oracle: Oracle, zoo: Manifest, count: int
+    oracle: Oracle, zoo: Manifest, count: int, seed: int
 ) -> None:
     """Random YAML selectors, as dbt writes them into the manifest, never differ."""
-    generator = Generator(zoo, seed=SEED)
+    generator = Generator(zoo, seed=seed)
     differing = []
     for _ in range(max(1, count // 100)):
         selectors = generator.selectors(20)
