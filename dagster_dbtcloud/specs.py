@@ -194,9 +194,7 @@ def _checks(
             if place not in asset_specs and not (place.startswith("source.") and place in upstream):
                 continue
             spec = reading.spec(place)
-            check = reading.translator.get_asset_check_spec(
-                spec, manifest.raw, test_id, reading.project
-            )
+            check = reading.check(spec, test_id)
             if check is not None:
                 checks[test_id] = _named_apart(_checked(check, spec, reading, test_id), taken)
                 break
@@ -222,12 +220,13 @@ def _checked(
 
 
 def _named_apart(check: dg.AssetCheckSpec, taken: set[str]) -> dg.AssetCheckSpec:
-    if check.get_python_identifier() in taken:
-        test_id = check.metadata[UNIQUE_ID]
-        digest = hashlib.sha1(test_id.encode(), usedforsecurity=False).hexdigest()
-        # dbt ends the id of a generic test in such a hash itself.
-        found = re.search(r"\.([0-9a-f]{10})$", test_id)
-        check = check._replace(name=f"{check.name}_{found[1] if found else digest[:10]}")
+    test_id = check.metadata[UNIQUE_ID]
+    # dbt ends the id of a generic test in such a hash itself.
+    found = re.search(r"\.([0-9a-f]{10})$", test_id)
+    text = test_id.encode(errors="surrogatepass")
+    hashed = found[1] if found else hashlib.sha1(text, usedforsecurity=False).hexdigest()[:10]
+    while check.get_python_identifier() in taken:  # another test's own name may end in the hash
+        check = check._replace(name=f"{check.name}_{hashed}")
     taken.add(check.get_python_identifier())
     return check
 

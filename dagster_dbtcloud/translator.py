@@ -10,6 +10,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from dagster_dbtcloud.dbt.manifest import Node
-from dagster_dbtcloud.errors import ConfigError, ManifestError
+from dagster_dbtcloud.errors import ConfigError, DbtCloudError, ManifestError
 
 UNIQUE_ID = "dagster_dbtcloud/unique_id"
 """Metadata key of every asset spec and check spec: the node's unique id in dbt."""
@@ -49,6 +50,12 @@ _NOTHING_KNOWN: Mapping[str, Any] = {
     "tags": (),
     "depends_on": MappingProxyType({"nodes": ()}),
 }
+_NAMES = ("unique_id", "resource_type", "package_name", "name")
+"""What every node has in dbt, and its id tells."""
+_NAMES_OF_SOURCES = (*_NAMES, "source_name")
+_VERSIONED = re.compile(r"model\.[^.]+\.(?P<name>[^.]+)\.v(?P<version>.+)")
+_LENIENT = "surrogatepass"
+"""Texts of dbt may hold half a character: names of files that are no UTF-8 do."""
 _DEPS_HOLD_METADATA = "metadata" in inspect.signature(dg.AssetDep.__new__).parameters
 """The first releases of Dagster 1.12 have no metadata on dependencies."""
 _TAG_KEY = re.compile(r"(?:(?:[\w.-]{1,63}|dagster/kind)/)?[\w.-]{1,63}", re.ASCII)
@@ -99,7 +106,7 @@ class ProjectLinks:
         """
         return (
             f"{self.access_url}/explore/{self.account_id}/projects/{self.project_id}"
-            f"/environments/production/details/{quote(unique_id)}"
+            f"/environments/production/details/{quote(unique_id, errors=_LENIENT)}"
         )
 
 
@@ -162,24 +169,21 @@ class DagsterDbtTranslator:
             metadata[EXPLORE_URL] = dg.MetadataValue.url(reading.links.explore_url(unique_id))
         key = self.get_asset_key(props)
         extra: dict[str, Any] = {"is_virtual": True} if is_virtual else {}
-        try:
-            return dg.AssetSpec(
-                key=key,
-                deps=self._deps(reading, unique_id, props, key),
-                description=self.get_description(props),
-                metadata=metadata,
-                skippable=True,
-                group_name=self.get_group_name(props),
-                code_version=self.get_code_version(props),
-                automation_condition=self.get_automation_condition(props),
-                owners=self.get_owners(reading.with_group(props)),
-                tags=self.get_tags(props),
-                kinds=kinds,
-                partitions_def=self.get_partitions_def(props),
-                **extra,
-            )
-        except dg.DagsterInvalidDefinitionError as refused:
-            raise dg.DagsterInvalidDefinitionError(f"{_place(props)}: {refused}") from refused
+        return dg.AssetSpec(
+            key=key,
+            deps=self._deps(reading, unique_id, props, key),
+            description=self.get_description(props),
+            metadata=metadata,
+            skippable=True,
+            group_name=self.get_group_name(props),
+            code_version=self.get_code_version(props),
+            automation_condition=self.get_automation_condition(props),
+            owners=self.get_owners(reading.with_group(props)),
+            tags=self.get_tags(props),
+            kinds=kinds,
+            partitions_def=self.get_partitions_def(props),
+            **extra,
+        )
 
     def _deps(
         self, reading: "Reading", unique_id: str, props: Props, key: dg.AssetKey
@@ -266,7 +270,7 @@ class DagsterDbtTranslator:
         """Return the SHA-1 of the raw code, or for a seed dbt's checksum of the file."""
         code = dbt_resource_props.get("raw_sql") or dbt_resource_props.get("raw_code")
         if code:
-            return hashlib.sha1(code.encode(), usedforsecurity=False).hexdigest()
+            return hashlib.sha1(code.encode(errors=_LENIENT), usedforsecurity=False).hexdigest()
         checksum = dbt_resource_props.get("checksum")
         return checksum.get("checksum") if isinstance(checksum, Mapping) else None
 
@@ -358,7 +362,7 @@ def default_asset_key(dbt_resource_props: Props) -> dg.AssetKey:
     if props["resource_type"] == "source":
         return dg.AssetKey([props["source_name"], props["name"]])
     if props.get("version"):
-        return dg.AssetKey([props["alias"]])
+        return dg.AssetKey([props.get("alias") or _versioned(props["name"], props["version"])])
     schema = _config(props).get("schema")
     return dg.AssetKey([schema, props["name"]] if schema is not None else [props["name"]])
 
@@ -493,6 +497,10 @@ class Reading:
         found = self._find(unique_id)
         if found is None:
             raise ConfigError(f"There is no {unique_id} in this manifest.")
+        is_source = unique_id.startswith("source.")
+        if not all(map(found.get, _NAMES_OF_SOURCES if is_source else _NAMES)):
+            told = _names_in(unique_id)
+            found = {**found, **{name: told[name] for name in told if not found.get(name)}}
         if unique_id.startswith("unit_test."):
             # dbt gives a unit test these in its config only; overrides look where tests have them.
             config = _config(found)
@@ -518,13 +526,37 @@ class Reading:
         return self.spec(unique_id).key
 
     def _translate(self, unique_id: str) -> dg.AssetSpec:
-        spec = self.translator.get_asset_spec(self.manifest, unique_id, self.project)
+        with self._naming(unique_id):
+            spec = self.translator.get_asset_spec(self.manifest, unique_id, self.project)
         if isinstance(spec, dg.AssetSpec):
             return spec
         raise ConfigError(
             f"{type(self.translator).__name__}.get_asset_spec gave {spec!r} for {unique_id},"
             " not an AssetSpec."
         )
+
+    def check(self, asset_spec: dg.AssetSpec, test_id: str) -> dg.AssetCheckSpec | None:
+        """Return the check spec of a test as the translator has it; None if it is none of these."""
+        with self._naming(test_id):
+            return self.translator.get_asset_check_spec(
+                asset_spec, self.manifest, test_id, self.project
+            )
+
+    @contextmanager
+    def _naming(self, unique_id: str) -> Iterator[None]:
+        """Name the node in whatever stops it from being translated."""
+        try:
+            yield
+        except DbtCloudError:
+            raise
+        except dg.DagsterInvalidDefinitionError as refused:
+            place = _place(self.props(unique_id))
+            raise dg.DagsterInvalidDefinitionError(f"{place}: {refused}") from refused
+        except Exception as error:  # an override may raise anything, and Dagster's own checks do
+            raise ConfigError(
+                f"{_place(self.props(unique_id))}: {type(self.translator).__name__} cannot make it"
+                f" an asset or a check: {type(error).__name__}: {error}"
+            ) from error
 
     def dep(self, unique_id: str) -> dg.AssetDep:
         """Return the dependency on a node, told about by metadata if it is a source."""
@@ -647,19 +679,14 @@ class Reading:
         known = ASSET_TYPES | {"source"}
         if resource_type not in known or len(parts) < 2 or self._is_disabled(unique_id):
             return None
-        name, version = parts[-1], None
-        if resource_type == "model" and len(parts) == 3 and parts[2].startswith("v"):
-            name, version = parts[1], parts[2][1:]
-        source_name = {"source_name": parts[1]} if resource_type == "source" else {}
+        names = _names_in(unique_id)
+        versioned = _VERSIONED.fullmatch(unique_id)
+        version = versioned["version"] if versioned else None
         props = self._stand_ins[unique_id] = {
-            "unique_id": unique_id,
-            "resource_type": resource_type,
-            "package_name": parts[0],
-            "name": name,
-            "alias": f"{name}_v{version}" if version else name,
+            **names,
+            "alias": _versioned(names["name"], version),
             "version": version,
             "fqn": parts,
-            **source_name,
             **_NOTHING_KNOWN,
         }
         return props
@@ -674,7 +701,8 @@ class Reading:
 
     @cached_property
     def _groups(self) -> Mapping[str, Props]:
-        return {group["name"]: group for group in (self.manifest.get("groups") or {}).values()}
+        groups = (self.manifest.get("groups") or {}).values()
+        return {group["name"]: group for group in groups if group.get("name")}
 
     def home(self, test_id: str) -> str | None:
         """Return the unique id of the asset or source that a test is a check of, None for none.
@@ -713,7 +741,7 @@ class Reading:
                 f"{_place(props)}: meta.dagster.ref must be a mapping with a name, not {ref!r}."
             )
         package = ref.get("package") or (self.manifest.get("metadata") or {}).get("project_name")
-        wanted = (ref["name"], package or "", str(ref.get("version") or ""))
+        wanted = (str(ref["name"]), str(package or ""), str(ref.get("version") or ""))
         found = self._by_name.get(wanted)
         if found is None:
             _logger.warning(
@@ -809,6 +837,23 @@ def _materialized(props: Props) -> str | None:
 def _place(props: Props) -> str:
     path = props.get("original_file_path")
     return f"{props.get('unique_id')} ({path})" if path else str(props.get("unique_id"))
+
+
+def _names_in(unique_id: str) -> dict[str, str]:
+    """Return what the id of a node tells: type, package and name, and the name of a source."""
+    resource_type, _, tail = unique_id.partition(".")
+    package, *parts = tail.split(".")
+    name = parts[-1] if parts else package
+    if parts and (resource_type == "test" or _VERSIONED.fullmatch(unique_id)):
+        name = parts[0]  # a hash or a version follows
+    names = {"resource_type": resource_type, "package_name": package, "name": name}
+    source_name = {"source_name": parts[0] if parts else name}
+    return {"unique_id": unique_id, **names, **(source_name if resource_type == "source" else {})}
+
+
+def _versioned(name: str, version: object) -> str:
+    """Return the alias that dbt gives to a version of a model."""
+    return f"{name}_v{version}" if version else name
 
 
 def _asset_dep(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -225,6 +226,19 @@ def test_checks_of_one_name_are_told_apart() -> None:
     assert specs.check_keys[ORDER_OF_SUMMARY].name == "has_an_order_bfc2f2131c"
 
 
+def test_no_two_checks_are_one_even_where_a_name_ends_in_the_others_hash() -> None:
+    """Dagster would keep one of the two and never tell."""
+
+    def change(raw: dict[str, Any]) -> None:
+        for digest, name in (("a" * 10, "t"), ("b" * 10, f"t_{'c' * 10}"), ("c" * 10, "t")):
+            unique_id = f"test.spec_zoo.{digest[:3]}.{digest}"
+            spec_zoo.put(raw, UNIQUE_ORDER, unique_id, upon=[ORDERS], attached_node=ORDERS)
+            raw["nodes"][unique_id]["name"] = name
+
+    keys = [spec.key for spec in built(spec_zoo.changed(change)).check_specs]
+    assert len(keys) == len(set(keys))
+
+
 def test_a_check_does_not_take_the_output_name_of_an_asset() -> None:
     """A test ``daily`` of ``orders`` beside a model ``orders_daily``."""
 
@@ -341,6 +355,46 @@ def test_a_wrong_asset_spec_is_refused(zoo: Manifest) -> None:
 
     with pytest.raises(ConfigError, match=r"Forgetful\.get_asset_spec gave None for "):
         build_specs(zoo, translator=Forgetful())
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "complaint"),
+    [
+        ("get_asset_key", None, "CheckError"),
+        ("get_asset_key", 3, "CheckError"),
+        ("get_description", 3, 'Param "description" is not a str'),
+        ("get_metadata", None, "TypeError"),
+        ("get_metadata", "text", "TypeError"),
+        ("get_tags", ["a"], "CheckError"),
+        ("get_tags", {"not a tag!": ""}, "not a tag!"),
+        ("get_owners", 3, 'Param "owners" is not a Sequence'),
+        ("get_owners", (each for each in "ab"), 'Param "owners" is not a Sequence'),
+        ("get_owners", ["nobody"], "Invalid owner 'nobody'"),
+        ("get_group_name", 3, "TypeError"),
+        ("get_group_name", "not a group!", "is not a valid asset group name"),
+        ("get_automation_condition", "eager", "CheckError"),
+        ("get_partitions_def", "daily", "CheckError"),
+        ("get_asset_spec", KeyError("their_key"), "KeyError: 'their_key'"),
+        ("get_asset_check_spec", ZeroDivisionError("theirs"), "ZeroDivisionError: theirs"),
+    ],
+)
+def test_whatever_an_override_gives_or_raises_the_node_is_named(
+    zoo: Manifest, method: str, given: object, complaint: str
+) -> None:
+    """Its own error stays below, for whoever wrote it."""
+
+    def override(*_: object) -> object:
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    translator = type("Odd", (DagsterDbtTranslator,), {method: override})()
+    with pytest.raises((ConfigError, dg.DagsterInvalidDefinitionError)) as caught:
+        build_specs(zoo, translator=translator)
+    place = r"\w+\.spec_zoo\.\S+ \((models|seeds|snapshots|tests)/\S+\): "
+    assert re.match(place, str(caught.value)), str(caught.value)
+    assert complaint in str(caught.value)
+    assert caught.value.__cause__ is not None
 
 
 # -- the way back to the manifest ----------------------------------------------------------------

@@ -28,6 +28,7 @@ from dagster_dbtcloud_tests import spec_zoo
 from dagster_dbtcloud_tests.spec_zoo import LEDGER, ORDERS, STG_ORDERS, UNIQUE_ORDER
 
 STG_CUSTOMERS = "model.spec_zoo.stg_customers"
+DIM_V1 = "model.spec_zoo.dim_customers.v1"
 KEYED = "model.spec_zoo.keyed"
 RAW_ORDERS = "source.spec_zoo.raw.raw_orders"
 RAW_CUSTOMERS = "source.spec_zoo.raw.raw_customers"
@@ -319,6 +320,49 @@ def test_sources_that_share_a_key_are_one_bare_dependency() -> None:
     (dep,) = asset(specs, STG_ORDERS).deps
     assert text(dep.asset_key) == "landed"
     assert not dep.metadata
+
+
+@pytest.mark.parametrize("value", [None, "", "absent"])
+def test_names_that_a_manifest_leaves_out_are_those_of_the_id(value: str | None) -> None:
+    """An override that reads them finds them, too."""
+
+    class Reads(DagsterDbtTranslator):
+        def get_group_name(self, dbt_resource_props: Props) -> str:
+            names = ("unique_id", "resource_type", "package_name", "name")
+            return str(dbt_resource_props[names[1]]) + str(all(map(dbt_resource_props.get, names)))
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["nodes"][STG_ORDERS]["depends_on"]["nodes"] = [RAW_ORDERS, DIM_V1]
+        for unique_id, entry in {**raw["nodes"], **raw["sources"]}.items():
+            if unique_id not in (STG_ORDERS, RAW_ORDERS, DIM_V1, UNIQUE_ORDER):
+                continue
+            for name in ("resource_type", "package_name", "name", "source_name", "alias"):
+                entry[name] = value
+                if value == "absent":
+                    del entry[name]
+
+    specs = build_specs(spec_zoo.changed(change), translator=Reads())
+    assert specs.asset_keys[STG_ORDERS] == dg.AssetKey("stg_orders")
+    assert specs.asset_keys[DIM_V1] == dg.AssetKey("dim_customers_v1")
+    assert specs.check_keys[UNIQUE_ORDER].name == "unique_orders_order_id"
+    assert asset(specs, STG_ORDERS).group_name == "modelTrue"
+    assert dep_keys(asset(specs, STG_ORDERS)) == ["raw/raw_orders", "dim_customers_v1"]
+
+
+def test_half_a_character_stops_nothing() -> None:
+    """A file whose name is no UTF-8 has such ones in its unique id, and so in the manifest."""
+    half = "model.spec_zoo.caf\udce9"
+
+    def change(raw: dict[str, Any]) -> None:
+        spec_zoo.put(raw, LEDGER, half, upon=[], raw_code="select '\udce9'")
+        spec_zoo.put(raw, UNIQUE_ORDER, "test.spec_zoo.t\udce9", upon=[half], attached_node=half)
+        spec_zoo.put(raw, UNIQUE_ORDER, "test.spec_zoo.u\udce9", upon=[half], attached_node=half)
+        raw["nodes"]["test.spec_zoo.t\udce9"]["name"] = "u_"
+
+    changed = spec_zoo.changed(change)
+    specs = build_specs(changed, translator=DagsterDbtTranslator(), links=LINKS)
+    assert asset(specs, half).code_version
+    assert len({specs.check_keys[f"test.spec_zoo.{name}\udce9"] for name in "tu"}) == 2
 
 
 def test_models_of_other_projects_are_upstream_only() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from dagster_dbtcloud.errors import ArtifactError
 
-_SCHEMA = re.compile(r"/(?P<kind>[a-z-]+)/v(?P<version>\d+)(?:\.json)?$")
+_SCHEMA = re.compile(r"/(?P<kind>[a-z-]+)/v(?P<version>\d{1,9})(?:\.json)?$", re.ASCII)
 _TIMESTAMP = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d+))?"
     r"\s*(?P<zone>Z|[+-]\d\d:?\d\d)?\s*$"
@@ -28,6 +28,8 @@ def read_json(data: bytes, *, origin: str, error: type[ArtifactError]) -> dict[s
     """
     if not data.strip():
         raise error(f"{origin}: the file is empty ({len(data)} bytes).", origin=origin)
+    if known := _known_form(data):
+        raise error(f"{origin}: this is {known}, not JSON in UTF-8.", origin=origin)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as bad:
@@ -46,12 +48,28 @@ def read_json(data: bytes, *, origin: str, error: type[ArtifactError]) -> dict[s
         raise error(f"{origin}: {_describe(bad)}", origin=origin) from bad
     except RecursionError as bad:
         raise error(f"{origin}: the JSON is nested too deeply to be read.", origin=origin) from bad
+    except ValueError as bad:  # Python's limit on the digits of a number
+        raise error(f"{origin}: holds a number that cannot be read: {bad}.", origin=origin) from bad
     if not isinstance(raw, dict):
         raise error(
             f"{origin}: holds {_kind_of(raw)} where dbt writes an object.",
             origin=origin,
         )
     return raw
+
+
+def _known_form(data: bytes) -> str | None:
+    """Name what people take for a JSON file by mistake; None for all else."""
+    start = data[:4]
+    if start.startswith(b"\x1f\x8b"):
+        return "a gzip archive"
+    if start.startswith(b"PK\x03\x04"):
+        return "a zip archive"
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"{" in start and b"\0" in start):
+        return "text in UTF-16 or UTF-32"
+    if not data.strip(b"\0"):
+        return f"a file of {len(data)} null bytes, as a crash leaves them"
+    return None
 
 
 def _describe(bad: json.JSONDecodeError) -> str:

@@ -40,22 +40,25 @@ _COLLECTIONS = {
     "functions": "function",
 }
 
-_WITH_FILES = ("macros", "docs", "groups", "disabled")
+_BESIDE = ("macros", "docs", "groups")
+"""Parts beside the collections of nodes that hold entries by their ids, as these do."""
+_WITH_FILES = (*_BESIDE, "disabled")
 """Parts beside the collections of nodes whose entries name files of the project."""
 _KEPT = frozenset({"metadata", "selectors", *_WITH_FILES})
 
 _NODE_FIELDS: tuple[tuple[str, type[Any]], ...] = (
-    *((name, str) for name in ("resource_type", "name", "package_name")),
+    *((name, str) for name in ("unique_id", "resource_type", "name", "package_name")),
     *((name, str) for name in ("original_file_path", "patch_path", "alias", "database", "schema")),
     *((name, str) for name in ("access", "group", "source_name", "identifier", "attached_node")),
     *((name, str) for name in ("raw_code", "language", "description")),
     ("fqn", list),
     *((name, dict) for name in ("config", "depends_on", "columns", "meta", "test_metadata")),
+    *((name, dict) for name in ("unrendered_config", "contract", "query_params")),
 )
-"""What is read of an entry, here or when it becomes an asset or a check."""
+"""What is read of an entry: here, when it becomes an asset or a check, and when it is compared."""
 
 _INNER_FIELDS: tuple[tuple[str, str, type[Any]], ...] = (
-    ("config", "meta", dict),
+    *(("config", name, dict) for name in ("meta", "persist_docs")),
     *(("config", name, str) for name in ("materialized", "group", "schema", "severity")),
     ("test_metadata", "name", str),
 )
@@ -89,8 +92,15 @@ def from_packed(data: bytes, *, origin: str) -> Manifest | None:
 
 def from_dict(raw: Mapping[str, Any], *, origin: str) -> Manifest:
     """Do what ``Manifest.from_dict`` says."""
+    if not isinstance(raw, Mapping):
+        raise ManifestError(f"{origin}: {type(raw).__name__} is no mapping.", origin=origin)
     parsed = {k: dict(v) if isinstance(v, Collection) else v for k, v in raw.items()}
-    data = json.dumps(parsed, sort_keys=True, default=str).encode()
+    try:
+        data = json.dumps(parsed, sort_keys=True, default=str).encode()
+    except RecursionError as bad:
+        raise ManifestError(f"{origin}: is nested too deeply to be read.", origin=origin) from bad
+    except (TypeError, ValueError) as bad:  # keys that are no texts, a part that holds itself
+        raise ManifestError(f"{origin}: is not what JSON can hold: {bad}.", origin=origin) from bad
     return _Reader(parsed, origin=origin).manifest(hashlib.sha256(data).hexdigest())
 
 
@@ -100,7 +110,9 @@ def pack(manifest: Manifest) -> bytes:
         return _pack(manifest.raw.items(), manifest.digest, manifest.origin)
     except Broken as bad:
         raise ManifestError(
-            f"{manifest.origin}: the JSON is nested too deeply to be read.", origin=manifest.origin
+            f"{manifest.origin}: cannot be packed, being nested too deeply, or not from JSON"
+            f" ({bad.__cause__}).",
+            origin=manifest.origin,
         ) from bad
 
 
@@ -108,8 +120,9 @@ def read_file(path: str | Path) -> bytes:
     """Return the content of a manifest.json on disk. Raises: ManifestError."""
     try:
         return Path(path).read_bytes()
-    except OSError as bad:
-        raise ManifestError(f"{path}: cannot be read: {bad.strerror}.", origin=str(path)) from bad
+    except (OSError, ValueError) as bad:  # ValueError: no path at all
+        reason = bad.strerror if isinstance(bad, OSError) else bad
+        raise ManifestError(f"{path}: cannot be read: {reason}.", origin=str(path)) from bad
 
 
 class _Parsed:
@@ -142,11 +155,17 @@ class _Reader:
         root = metadata.project_name
         nodes: dict[str, Node] = {}
         entries = _Parsed()
+        seen: dict[str, str] = {}
+        self.check_beside()
         disabled = set(self.disabled())
         other_files: dict[str, None] = {}
         for collection, resource_type in _COLLECTIONS.items():
             for unique_id, entry in (self._field(self.raw, collection, dict) or {}).items():
                 row = self.row(collection, unique_id, entry, resource_type)
+                if seen.setdefault(unique_id, collection) != collection:
+                    raise self._error(
+                        f"{collection}[{unique_id!r}]", f"is in {seen[unique_id]} as well"
+                    )
                 if _is_disabled(entry):
                     disabled.add(unique_id)
                     other_files.update(dict.fromkeys(_files_of(entry, root)))
@@ -167,6 +186,17 @@ class _Reader:
             selectors=self.selectors(),
             other_files=tuple(other_files),
         )
+
+    def check_beside(self) -> None:
+        """Refuse macros, docs and groups that are not what is read of them."""
+        for name in _BESIDE:
+            for unique_id, entry in (self._field(self.raw, name, dict) or {}).items():
+                at = f"{name}[{unique_id!r}]"
+                if not isinstance(entry, dict):
+                    raise self._error(at, "is not an object")
+                self._field(entry, "name", str, at=at)
+                called = (self._field(entry, "depends_on", dict, at=at) or {}).get("macros")
+                self._check_texts(called or [], at=f"{at}.depends_on.macros")
 
     def disabled(self) -> dict[str, None]:
         return dict.fromkeys(self._field(self.raw, "disabled", dict) or ())
@@ -198,6 +228,8 @@ class _Reader:
         """Return the fields of the node; equal texts and tuples are shared among the rows."""
         if not isinstance(entry, dict):
             raise self._error(f"{collection}[{unique_id!r}]", "is not an object")
+        if not isinstance(unique_id, str):  # in a dict that never was JSON
+            raise self._error(f"{collection}[{unique_id!r}]", "has an id that is not a text")
         get = entry.get
         for name, kind in _NODE_FIELDS:
             value = get(name)
@@ -210,16 +242,24 @@ class _Reader:
         for name, column in (get("columns") or _NOTHING).items():
             if not isinstance(column, dict):
                 raise self._error(f"{collection}[{unique_id!r}].columns.{name}", "is not an object")
+        if (own_id := get("unique_id")) is not None and own_id != unique_id:
+            raise self._error(f"{collection}[{unique_id!r}]", f"has the unique_id {own_id!r}")
         head, _, tail = unique_id.partition(".")
         package, _, rest = tail.partition(".")
         resource_type = resource_type or get("resource_type") or head
         name = get("name") or rest
         package_name = get("package_name") or package
         config = get("config") or {}
-        parents = (get("depends_on") or {}).get("nodes")
+        depends_on = get("depends_on") or _NOTHING
+        parents = depends_on.get("nodes")
         # Only for unit tests does dbt select by the tags of the config.
         tags = (config if resource_type == "unit_test" else entry).get("tags")
-        for key, texts in (("fqn", get("fqn")), ("tags", tags), ("depends_on.nodes", parents)):
+        for key, texts in (
+            ("fqn", get("fqn")),
+            ("tags", tags),
+            ("depends_on.nodes", parents),
+            ("depends_on.macros", depends_on.get("macros")),
+        ):
             if texts and not (isinstance(texts, list) and all(type(t) is str for t in texts)):
                 self._check_texts(texts, at=f"{collection}[{unique_id!r}].{key}")
         share = self._share
@@ -324,6 +364,7 @@ def _pack(parts: Iterable[tuple[str, Any]], digest: str, origin: str) -> bytes:
             if name in _KEPT:
                 kept[name] = part
     root = reader.metadata().project_name
+    reader.check_beside()
     if "nodes" not in packer.names:
         raise Broken
     files = dict.fromkeys(file for _, entry in off.values() for file in _files_of(entry, root))

@@ -59,7 +59,7 @@ class Walk:
             value, end = _scan(self._text, self._at)
             if self._data is not None and not (part := self._data[self._at : end]).isascii():
                 value = json.loads(part.decode("utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as bad:
+        except (ValueError, RecursionError) as bad:  # no JSON, no UTF-8, a number without end
             raise Broken from bad
         self._at = self._past_blanks(end)
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 import tracemalloc
@@ -184,7 +185,13 @@ def whole(**changes: Any) -> bytes:
         (whole()[:200], "the JSON is cut off: it ends after 200 characters"),
         (whole()[:-1], "the JSON is cut off"),
         (b'{"metadata": {]}', "not valid JSON at offset 14 (line 1, column 15)"),
-        (b"\xff\xfe\x00", "not UTF-8 text at byte 0"),
+        (b"\xff\x00\x01", "not UTF-8 text at byte 0"),
+        (whole().decode().encode("utf-16"), "this is text in UTF-16 or UTF-32, not JSON in UTF-8"),
+        (whole().decode().encode("utf-16-le"), "this is text in UTF-16 or UTF-32"),
+        (gzip.compress(whole()), "this is a gzip archive, not JSON"),
+        (bytes(64), "this is a file of 64 null bytes"),
+        (whole() + bytes(3), "not valid JSON at offset"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "holds a number that cannot be read"),
         (b'{"a": "caf\xe9"}', "not UTF-8 text at byte 10"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[]", "holds a list where dbt writes an object"),
@@ -195,6 +202,7 @@ def whole(**changes: Any) -> bytes:
         (whole(metadata=schema("run-results", 6)), "this is a run-results, not a manifest"),
         (whole(metadata=schema("manifest", 9)), "manifest schema v9"),
         (whole(metadata=schema("manifest", 99)), "v10 to v20 are"),
+        (whole(metadata=schema("manifest", 10**4000)), "this is not a dbt manifest"),
         (whole(nodes=None), "no nodes"),
         (whole(nodes=[]), "no nodes"),
         (whole(sources=[]), "sources is a list, not an object"),
@@ -212,6 +220,25 @@ def whole(**changes: Any) -> bytes:
             whole(nodes={A: node(A, depends_on={"nodes": {"x": 1}})}),
             "nodes['model.shop.a'].depends_on.nodes is an object, not a list",
         ),
+        (
+            whole(nodes={A: node(A, depends_on={"macros": [[]]})}),
+            "nodes['model.shop.a'].depends_on.macros[0] is not a text",
+        ),
+        (whole(nodes={A: node(A, unrendered_config=[])}), "'model.shop.a'].unrendered_config is"),
+        (whole(nodes={A: node(A, contract=True)}), "nodes['model.shop.a'].contract is a boolean"),
+        (
+            whole(nodes={A: node(A, config={"persist_docs": True})}),
+            "nodes['model.shop.a'].config.persist_docs is a boolean, not an object",
+        ),
+        (whole(nodes={B: node(A)}), "nodes['model.shop.b'] has the unique_id 'model.shop.a'"),
+        (whole(sources={A: node(A)}), "sources['model.shop.a'] is in nodes as well"),
+        (whole(groups=[]), "groups is a list, not an object"),
+        (whole(groups={"group.shop.g": None}), "groups['group.shop.g'] is not an object"),
+        (whole(groups={"group.shop.g": {"name": []}}), "groups['group.shop.g'].name is a list"),
+        (
+            whole(macros={"macro.shop.m": {"depends_on": {"macros": [1]}}}),
+            "macros['macro.shop.m'].depends_on.macros[0] is not a text",
+        ),
         (whole(selectors={"s": []}), "selectors.s is a list, not an object"),
         (whole(disabled=[]), "disabled is a list"),
     ],
@@ -223,6 +250,39 @@ def test_a_damaged_file_is_refused_and_the_place_named(data: bytes, complaint: s
     assert str(refused.value).startswith("run 7, manifest.json: ")
     assert complaint in str(refused.value)
     assert refused.value.origin == "run 7, manifest.json"
+
+
+def _within_itself() -> dict[str, Any]:
+    raw = raw_manifest(node(A))
+    raw["docs"] = raw
+    return raw
+
+
+def _deep() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(5000):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (None, "NoneType is no mapping"),
+        ([], "list is no mapping"),
+        (_within_itself(), "is not what JSON can hold: Circular reference"),
+        (raw_manifest(node(A, meta=_deep())), "is nested too deeply"),
+        (raw_manifest(node(A, meta={1: 2, "a": 3})), "is not what JSON can hold"),
+        (raw_manifest(nodes={1: node(A)}), "nodes[1] has an id that is not a text"),
+    ],
+    ids=["none", "list", "circular", "deep", "mixed keys", "number for id"],
+)
+def test_a_dict_that_is_no_manifest_is_refused(raw: Any, complaint: str) -> None:
+    """What a user hands over parsed was perhaps never JSON."""
+    with pytest.raises(ManifestError) as refused:
+        Manifest.from_dict(raw, origin="theirs")
+    assert str(refused.value).startswith("theirs: ")
+    assert complaint in str(refused.value)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
