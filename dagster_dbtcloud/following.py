@@ -101,25 +101,25 @@ def follow(
     watch = _Watch(run_id, clock, timeout, limits)
     odd_since: float | None = None
     while True:
+        asked_at = watch.elapsed
         try:
             run = patiently(lambda: client.run(run_id, include=INCLUDED), clock=clock)
-            odd_since = None
         except ApiResponseError:  # JSON, but no run: as much an outage as a page of HTML
-            odd_since = watch.elapsed if odd_since is None else odd_since
+            odd_since = asked_at if odd_since is None else odd_since
             if watch.elapsed - odd_since >= (seconds_of(limits.outage) or 0.0):
                 raise
-            clock.sleep(watch.next_interval(moved=False))
-            continue
+            moved = False
         except NotFoundError:
             if watch.elapsed > _GRACE_AFTER_TRIGGER:
                 raise
-            clock.sleep(watch.next_interval(moved=False))
-            continue
-        moved = watch.see(run)
-        yield run
-        if run.is_complete:
-            return
-        watch.check(run)
+            moved = False
+        else:
+            odd_since = None
+            moved = watch.see(run)
+            yield run
+            if run.is_complete:
+                return
+        watch.check()
         clock.sleep(watch.next_interval(moved=moved))
 
 
@@ -146,6 +146,7 @@ class _Watch:
         self._running_since: float | None = None
         self._moved_at = self._started
         self._seen: object = None
+        self._last: Run | None = None
         self._interval = FIRST_INTERVAL
         self._ends: list[tuple[str, Duration | None, Callable[[], float | None]]] = [
             ("the time limit that was given to wait()", timeout, lambda: self._started),
@@ -168,6 +169,7 @@ class _Watch:
     def see(self, run: Run) -> bool:
         """Take note of the run; return whether it runs and anything changed since the last look."""
         now = self._clock.monotonic()
+        self._last = run
         if self._running_since is None and run.status not in (RunStatus.QUEUED, RunStatus.STARTING):
             self._running_since = now
         # a window that slides keeps its length
@@ -180,17 +182,18 @@ class _Watch:
             self._seen, self._moved_at = state, now
         return moved and self._running_since is not None
 
-    def check(self, run: Run) -> None:
-        """Raise RunTimedOut when a limit is passed."""
-        now = self._clock.monotonic()
+    def check(self) -> None:
+        """Raise RunTimedOut when a limit is passed, also while nothing can be seen of the run."""
+        now, run = self._clock.monotonic(), self._last
+        was = "not to be seen" if run is None else run.status_name.lower()
         for name, limit, since in self._ends:
             seconds, start = seconds_of(limit), since()
             if seconds is not None and start is not None and now - start >= seconds:
                 raise RunTimedOut(
-                    f"dbt Cloud run {self._run_id} was {run.status_name.lower()} for "
+                    f"dbt Cloud run {self._run_id} was {was} for "
                     f"{now - start:.0f} s; {name} is {seconds:g} s.",
                     run_id=self._run_id,
-                    run_url=run.href,
+                    run_url=None if run is None else run.href,
                 )
 
     def next_interval(self, *, moved: bool) -> float:

@@ -14,7 +14,7 @@ from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.errors import ApiResponseError, ConfigError, RunTimedOut, ServerError
 from dagster_dbtcloud.following import BUSY_INTERVAL, LAST_INTERVAL, follow
 from dagster_dbtcloud.sandbox import Fault
-from dagster_dbtcloud_tests.cloud.fakes import TOKEN, Script, ok, run
+from dagster_dbtcloud_tests.cloud.fakes import TOKEN, Script, failed, ok, run
 from dagster_dbtcloud_tests.stage import Stage
 
 
@@ -154,3 +154,33 @@ def test_answers_that_are_no_run_end_it_after_the_outage_limit() -> None:
     with pytest.raises(ApiResponseError):
         list(follow(client, 7, clock=clock, limits=RunLimits(outage=120)))
     assert 120 <= clock.monotonic() - began < 140
+
+
+def test_a_page_of_html_is_one_outage_and_not_two() -> None:
+    """The time that the client has spent on it counts."""
+    clock = ManualClock()
+    client = client_on(Script(httpx.Response(200, text="<html>maintenance</html>")), clock)
+    with pytest.raises(ApiResponseError):
+        list(follow(client, 7, clock=clock))
+    assert 600 <= clock.monotonic() < 700
+
+
+@pytest.mark.parametrize("answer", [failed(404), ok()], ids=["not found", "no run"])
+def test_a_limit_ends_also_what_cannot_be_seen(answer: httpx.Response) -> None:
+    """At the limit, and without asking again and again until something comes."""
+    clock = ManualClock()
+    client = client_on(Script(*[answer] * 10, AssertionError("asked again and again")), clock)
+    with pytest.raises(RunTimedOut, match="was not to be seen for 5 s"):
+        list(follow(client, 7, clock=clock, timeout=5))
+    assert clock.monotonic() == 5
+
+
+def test_a_limit_tells_how_the_run_was_last_seen() -> None:
+    """Its status and its page, though the last answers were no run."""
+    clock = ManualClock()
+    odd = [ok()] * 20
+    seen = ok(run(7, status=3, href="https://x/7"))
+    client = client_on(Script(seen, *odd, AssertionError("asked again and again")), clock)
+    with pytest.raises(RunTimedOut, match="was running for 60 s") as caught:
+        list(follow(client, 7, clock=clock, limits=RunLimits(running=60)))
+    assert caught.value.run_url == "https://x/7"
