@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +39,7 @@ class SharedBudget:
     def __init__(self, path: Path, *, per_minute: int = PER_MINUTE) -> None:
         self._path = path
         self._per_minute = per_minute
-        self._alone = _Counted()
+        self._known = _Counted()
 
     def take(self, now: datetime) -> float:
         """Count one request, and return 0; or the seconds after which to ask again."""
@@ -58,36 +58,40 @@ class SharedBudget:
     def close(self, now: datetime, seconds: float) -> None:
         """Let nobody send for some seconds: dbt Cloud said that it were too many."""
         with self._changing() as held:
-            known = held[0]
-            until = now.timestamp() + min(seconds, _LONGEST)
+            known, time = held[0], now.timestamp()
+            until = time + min(seconds, _LONGEST)
+            if known.closed_until <= time + _LONGEST:  # somebody was told to wait longer
+                until = max(until, known.closed_until)
             held[0] = _Counted(known.minute, known.sent, until)
 
     @contextmanager
     def _changing(self) -> Iterator[list[_Counted]]:
         """Hold what is known, alone; what it is changed to is kept."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("a+", encoding="utf-8", errors="replace")
-        except OSError:
-            held = [self._alone]
-            yield held
-            self._alone = held[0]
-            return
-        with file:  # closing it gives the lock back, as the end of the process does
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            before = _read(file.read())
+        with ExitStack() as opened:
+            file = None
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                found = opened.enter_context(self._path.open("a+b", buffering=0))
+                if fcntl is not None:
+                    fcntl.flock(found, fcntl.LOCK_EX)  # closing it gives the lock back
+                found.seek(0)
+                self._known = _read(found.read()) or self._known
+                file = found
+            except OSError:  # no such place, or a file system without locks
+                pass
+            before = self._known
             held = [before]
             yield held
-            if held[0] != before:
-                file.truncate(0)
-                file.write(json.dumps(vars(held[0])))
+            self._known = held[0]
+            if file is not None and held[0] != before:
+                with suppress(OSError):  # the disk is full
+                    file.truncate(0)
+                    file.write(json.dumps(vars(held[0])).encode())
 
 
-def _read(text: str) -> _Counted:
+def _read(text: bytes) -> _Counted | None:
     try:
         raw: Any = json.loads(text)
         return _Counted(int(raw["minute"]), int(raw["sent"]), float(raw["closed_until"]))
     except (ValueError, KeyError, TypeError, OverflowError):
-        return _Counted()  # new, or damaged: the minute begins anew
+        return None  # new, or damaged

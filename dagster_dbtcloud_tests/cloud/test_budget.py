@@ -41,6 +41,13 @@ def test_a_refusal_closes_the_door_for_all(path: Path) -> None:
     assert other.take(NOON) == 300
 
 
+def test_a_shorter_refusal_does_not_open_the_door(path: Path) -> None:
+    """Two requests under way at once are told different times: the longer counts."""
+    SharedBudget(path).close(NOON, 300)
+    SharedBudget(path).close(NOON, 30)
+    assert SharedBudget(path).take(NOON) == 300
+
+
 def test_a_clock_set_back_does_not_close_it_for_ever(path: Path) -> None:
     """What lies further ahead than any pause is not believed."""
     SharedBudget(path).close(NOON + timedelta(days=1), 30)
@@ -65,6 +72,21 @@ def test_without_a_file_each_counts_for_itself(tmp_path: Path) -> None:
     budget = SharedBudget(tmp_path / "file" / "account.json", per_minute=1)
     assert budget.take(NOON) == 0
     assert budget.take(NOON) == 40
+
+
+def test_a_full_disk_stops_no_request(path: Path) -> None:
+    """The file can be opened, and takes not a byte: the process counts for itself."""
+    pytest.importorskip("resource")
+    code = (
+        "import resource, signal, sys; from datetime import datetime, timezone;"
+        "from pathlib import Path; from dagster_dbtcloud.cloud.budget import SharedBudget;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+        "budget = SharedBudget(Path(sys.argv[1]), per_minute=1);"
+        "now = datetime(2026, 1, 1, 12, tzinfo=timezone.utc);"
+        "assert [budget.take(now), budget.take(now)] == [0, 60]"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60)
 
 
 def test_processes_at_once_lose_no_count(path: Path) -> None:
