@@ -6,6 +6,7 @@ the invocation's to say, or the sensor's.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -104,7 +105,7 @@ def with_event_time(
     Only ``dbt build`` and ``dbt run`` take it (dbt 1.9 and later), so it is given only where there
     are such models; a span that the command has already stays.
     """
-    command = dbt_command(" ".join(["dbt", *words[:1]]))
+    command = dbt_command(shlex.join(["dbt", *words]))
     if (
         window is None
         or not microbatches

@@ -240,6 +240,15 @@ def test_other_commands_stay(words: list[str]) -> None:
     assert with_event_time(["run"], None, True) == ["run"]
 
 
+def test_flags_may_stand_before_the_command() -> None:
+    """A partition that is built with ``--debug`` is the same partition."""
+    window = (datetime(2026, 1, 1, tzinfo=timezone.utc), datetime(2026, 1, 2, tzinfo=timezone.utc))
+    for flags in (["--debug"], ["--log-level", "debug"], ["--no-partial-parse"]):
+        words = with_event_time([*flags, "build"], window, True)
+        assert words[-4:] == with_event_time(["build"], window, True)[-4:]
+    assert with_event_time(["--debug", "test"], window, True) == ["--debug", "test"]
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)),
