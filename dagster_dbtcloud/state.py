@@ -15,7 +15,7 @@ import tempfile
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import islice
@@ -105,7 +105,7 @@ class ManifestPointer:
                 step=None if raw["step"] is None else int(raw["step"]),
                 digest=str(raw["digest"]),
             )
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 
 
@@ -151,10 +151,10 @@ def unpack_state(text: str, *, origin: str) -> tuple[State, str | None]:
         data = b64decode(packed["manifest"])
         pointer = ManifestPointer.from_json(packed["pointer"]) if packed["pointer"] else None
         manifest = Manifest.from_packed(data, origin=str(packed["origin"]))
-        if manifest is None:
+        if manifest is None or (pointer and pointer.digest != manifest.digest):
             raise ValueError("the manifest in it is damaged, or of another version")
         job = packed["job"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StateError(
             f"{origin} is not a state that this version of dagster_dbtcloud can read "
             f"({type(error).__name__}: {error}). Write it anew: `dg utils refresh-defs-state`."
@@ -163,13 +163,25 @@ def unpack_state(text: str, *, origin: str) -> tuple[State, str | None]:
 
 
 def default_cache_dir() -> Path:
-    """Return ``$DAGSTER_DBTCLOUD_CACHE_DIR``, else below ``$DAGSTER_HOME``, else the user's."""
-    if explicit := os.environ.get(CACHE_VARIABLE):
-        return Path(explicit).expanduser()
+    """Return ``$DAGSTER_DBTCLOUD_CACHE_DIR``, else below ``$DAGSTER_HOME``, else the user's.
+
+    Raises: ConfigError, when it is in the home folder of a user who has none.
+    """
+    if explicit := os.environ.get(CACHE_VARIABLE, "").strip():
+        return _expanded(explicit)
     if home := os.environ.get("DAGSTER_HOME"):
-        return Path(home).expanduser() / "storage" / "dagster_dbtcloud"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "dagster_dbtcloud"
+        return _expanded(home) / "storage" / "dagster_dbtcloud"
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dagster_dbtcloud"
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # as in a container whose user has no name
+        raise ConfigError(
+            f"Manifests cannot be cached in {path}: this user has no home folder, or there is no "
+            f"such user. Set {CACHE_VARIABLE} to a folder that all processes share."
+        ) from error
 
 
 class ManifestCache:
@@ -180,7 +192,7 @@ class ManifestCache:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.absolute()
 
     def read(self, digest: str, *, origin: str) -> Manifest | None:
         """Return the manifest with this digest; None when absent.
@@ -190,7 +202,10 @@ class ManifestCache:
         path = self._content(digest)
         try:
             data = path.read_bytes()
-        except OSError:
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            logger.warning("The cached manifest %s cannot be read: %s", path, error)
             return None
         manifest = Manifest.from_packed(data, origin=origin)
         if manifest is None or manifest.digest != digest:
@@ -202,8 +217,9 @@ class ManifestCache:
 
     def write(self, manifest: Manifest) -> None:
         """Keep ``manifest`` under the digest of its manifest.json."""
-        self._write(self._content(manifest.digest), manifest.packed)
-        self._prune()
+        path = self._content(manifest.digest)
+        self._write(path, manifest.packed)
+        self._prune(path)
 
     def last_good(self, key: str) -> ManifestPointer | None:
         """Return the pointer that served this workspace last; None when there is none."""
@@ -219,19 +235,17 @@ class ManifestCache:
     def locked(self, key: str) -> Iterator[None]:
         """Hold the workspace's lock among all processes that share this cache.
 
-        Without a cache that can be written, or on Windows, it holds nothing.
+        Without a cache that can be written and locked, or on Windows, it holds nothing.
         """
-        try:
-            path = self.root / "locks" / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
-        except OSError as error:
-            logger.warning("The cache %s cannot be written: %s", self.root, error)
-            yield
-            return
-        with file:  # closing it gives the lock back, as the end of the process does
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as held:  # closing a file gives its lock back, as a process's end does
+            try:
+                path = self.root / "locks" / key
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(path.open("ab"))
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                logger.warning("The cache %s cannot be locked: %s", self.root, error)
             yield
 
     def request_budget(self, access_url: str, account_id: int) -> SharedBudget:
@@ -254,14 +268,17 @@ class ManifestCache:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
                 os.replace(temporary, path)
-            except OSError:
+            except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
         except OSError as error:
             logger.warning("The cache %s cannot be written: %s", self.root, error)
 
-    def _prune(self) -> None:
-        """Drop what no workspace points to and nobody has read for the longest time."""
+    def _prune(self, written: Path) -> None:
+        """Drop what no workspace points to and nobody has read for the longest time.
+
+        What was just ``written`` stays: of a clock that was set back it is the oldest.
+        """
         try:
             in_use = {
                 pointer.digest
@@ -274,11 +291,11 @@ class ManifestCache:
             )
             kept = [path for _, path in files if not path.name.startswith(_WRITING)]
             for path in kept[_KEEP:]:
-                if path.name.partition(".")[0] not in in_use:
+                if path != written and path.name.partition(".")[0] not in in_use:
                     path.unlink(missing_ok=True)
             newest = files[0][0] if files else 0.0
-            for written, path in files:
-                if path.name.startswith(_WRITING) and written < newest - _LEFT_SECONDS:
+            for changed, path in files:
+                if path.name.startswith(_WRITING) and changed < newest - _LEFT_SECONDS:
                     path.unlink(missing_ok=True)
         except OSError:
             return  # another process prunes at the same time, or the cache is read-only
@@ -363,11 +380,15 @@ def _given_state(given: str | Path | Mapping[str, Any], cache: ManifestCache) ->
     if isinstance(given, Mapping):
         key = id(given)  # kept alive by the memory below, so that the number stays its own
     else:
-        path = Path(given).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"There is no manifest file at {path} (given to DbtCloudWorkspace).")
-        stat = path.stat()
-        key = (path.absolute(), stat.st_mtime_ns, stat.st_size)
+        try:
+            path = Path(given).expanduser()
+            found = path.stat()
+        except (OSError, RuntimeError, ValueError) as error:  # also: no such user, no path at all
+            raise ConfigError(
+                f"There is no manifest file at {given} (given to DbtCloudWorkspace): {error}."
+            ) from error
+        # Also the inode, and when that was changed: who copies a file may set its time back.
+        key = (path.absolute(), found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size)
     with _loading:
         if key not in _given:
             manifest = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ import pytest
 from dagster_dbtcloud.errors import ConfigError, ManifestError, StateError
 from dagster_dbtcloud.sandbox import Fault, PastStep
 from dagster_dbtcloud_tests.conftest import MakeWorkspace
+from dagster_dbtcloud_tests.dbt.builders import node, raw_manifest
 from dagster_dbtcloud_tests.stage import Stage, until
 
 SLOW = "model.tiny.slow"
@@ -364,10 +366,28 @@ def test_a_given_file_is_read_once_until_it_changes(stage: Stage, tmp_path: Path
     assert stage.workspace(manifest=path).load_state().manifest.digest != first.manifest.digest
 
 
-def test_a_given_file_that_is_missing(stage: Stage, tmp_path: Path) -> None:
+def test_a_given_file_is_read_again_though_size_and_time_are_the_old_ones(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """As after a checkout, or in an image whose files are all of 1970."""
+    path = tmp_path / "manifest.json"
+    for name in "ab":
+        path.write_text(json.dumps(raw_manifest(node(f"model.shop.{name}"))))
+        os.utime(path, (1, 1))
+        assert list(stage.workspace(manifest=path).load_state().manifest.nodes) == [
+            f"model.shop.{name}"
+        ]
+
+
+@pytest.mark.parametrize(
+    "name", ["nothing.json", "~no-such-user/nothing.json", "x" * 5000, "file/nothing.json", "\0"]
+)
+def test_a_given_file_that_is_missing(stage: Stage, tmp_path: Path, name: str) -> None:
     """The error names the path."""
-    with pytest.raises(ConfigError, match=r"nothing\.json"):
-        stage.workspace(manifest=tmp_path / "nothing.json").load_state()
+    (tmp_path / "file").touch()
+    path = name if name.startswith("~") else tmp_path / name
+    with pytest.raises(ConfigError, match=re.escape(f"no manifest file at {path}")):
+        stage.workspace(manifest=path).load_state()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"\xff"])

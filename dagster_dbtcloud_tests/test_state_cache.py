@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from dagster_dbtcloud.dbt.manifest import Manifest
+from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.state import ManifestCache, ManifestPointer, WorkspaceIds, default_cache_dir
 from dagster_dbtcloud_tests.dbt.builders import node, raw_manifest
 
@@ -32,7 +36,9 @@ def test_a_pointer_is_small_and_comes_back_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "null", "[]", '"x"', "{}", '{"ids": {}}', '{"ids": 3, "run_id": "x"}']
+    "text",
+    ["", "{", "null", "[]", '"x"', "{}", '{"ids": {}}', '{"ids": 3, "run_id": "x"}', "[" * 100_000],
+    ids=lambda text: text[:20],
 )
 def test_a_text_that_is_no_pointer_is_none(text: str) -> None:
     """Half written, of another version, or somebody else's: as if it were not there."""
@@ -150,6 +156,84 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     assert "cannot be written" in caplog.text
 
 
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file of this process can grow, as when a disk is full."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_a_warning_and_leaves_no_half(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file can be made there, and holds a part of what is written."""
+    cache = ManifestCache(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        digest = kept(cache)
+        cache.set_last_good("key", pointer(digest))
+        with cache.locked("key"):
+            pass
+    assert read(cache, digest) is None
+    assert cache.last_good("key") is None
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["key"]  # the lock
+    assert caplog.text.count("cannot be written") == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems have none: two processes may both parse."""
+    import fcntl
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with caplog.at_level(logging.WARNING), ManifestCache(tmp_path).locked("key"):
+        pass
+    assert "cannot be locked: [Errno" in caplog.text
+
+
+def test_content_that_may_not_be_read_is_absent_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another user's file costs a download at each load; who looks into the log learns why."""
+    cache = ManifestCache(tmp_path)
+    digest = kept(cache)
+    path = content(cache)
+    path.unlink()
+    path.mkdir()  # what even root cannot read
+    with caplog.at_level(logging.WARNING):
+        assert read(cache, digest) is None
+    assert f"{path} cannot be read" in caplog.text
+
+
+def test_what_was_just_written_stays_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    """All that was written before is of tomorrow then."""
+    cache = ManifestCache(tmp_path)
+    for number in range(12):
+        digest = kept(cache, f"m{number}")
+        tomorrow = time.time() + 86_400 + number
+        os.utime(next((tmp_path / "manifests").glob(f"{digest}*")), (tomorrow, tomorrow))
+    assert read(cache, kept(cache, "new")) == ["model.shop.new"]
+
+
+def test_a_relative_folder_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a process that goes elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    cache = ManifestCache(Path("cache"))
+    digest = kept(cache)
+    monkeypatch.chdir("/")
+    assert read(cache, digest) == ["model.shop.a"]
+
+
 def test_old_manifests_go_and_those_in_use_stay(tmp_path: Path) -> None:
     """The cache does not grow for ever, and drops neither what a workspace points to nor the
     newest; what a killed writer left goes as well.
@@ -226,3 +310,19 @@ def test_the_cache_lies_where_dagster_keeps_its_own(
     assert default_cache_dir().is_relative_to(tmp_path / "home")
     monkeypatch.setenv("DAGSTER_DBTCLOUD_CACHE_DIR", str(tmp_path / "own"))
     assert default_cache_dir() == tmp_path / "own"
+    monkeypatch.setenv("DAGSTER_DBTCLOUD_CACHE_DIR", " ")
+    assert default_cache_dir().is_relative_to(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    "variable", ["DAGSTER_DBTCLOUD_CACHE_DIR", "DAGSTER_HOME", "XDG_CACHE_HOME"]
+)
+def test_a_folder_of_nobody_is_refused_with_advice(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """As is that of a user without a home, which containers know."""
+    for name in ("DAGSTER_DBTCLOUD_CACHE_DIR", "DAGSTER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "~no-such-user/cache")
+    with pytest.raises(ConfigError, match=r"~no-such-user/cache.*Set DAGSTER_DBTCLOUD_CACHE_DIR"):
+        default_cache_dir()
