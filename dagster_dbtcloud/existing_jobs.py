@@ -16,7 +16,7 @@ from pathlib import Path
 from dagster_dbtcloud import _dagster_private
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Job
-from dagster_dbtcloud.cloud.urls import DbtCloudUrl, parse_url
+from dagster_dbtcloud.cloud.urls import DbtCloudUrl, is_url, parse_url
 from dagster_dbtcloud.errors import ApiError, ConfigError, NotFoundError
 from dagster_dbtcloud.identity import Value, required_text
 from dagster_dbtcloud.state import WorkspaceIds
@@ -135,7 +135,7 @@ def find_job(client: DbtCloudClient, ids: WorkspaceIds, job: Value) -> Job:
     text = required_text(job, "The dbt Cloud job")
     if text.isascii() and text.isdigit():
         return _usable(job_of_id(client, int(text)), ids)
-    if "://" in text or "/" in text:
+    if is_url(text):
         url = checked_url(text, client, "job")
         if url.job_id is None:
             raise ConfigError(f"{text} is not the address of a dbt Cloud job.")

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Environment, Project
-from dagster_dbtcloud.cloud.urls import DbtCloudUrl, parse_url
+from dagster_dbtcloud.cloud.urls import DbtCloudUrl, is_url, parse_url
 from dagster_dbtcloud.errors import ConfigError, NotFoundError
 from dagster_dbtcloud.state import WorkspaceIds
 
@@ -106,7 +106,7 @@ def resolve(
     urls = [
         parse_url(text)
         for text in (environment_text, project_text, account_text, url_text)
-        if text and _is_url(text)
+        if text and is_url(text)
     ]
     host = next((url.access_url for url in urls if url.account_id is not None), url_text)
 
@@ -128,7 +128,7 @@ def resolve(
 def _environment(
     cloud: DbtCloudClient, project_id: int, text: str | None, urls: Iterable[DbtCloudUrl]
 ) -> int:
-    if text is None or _is_url(text):
+    if text is None or is_url(text):
         job_id = _first(urls, lambda url: url.job_id)
         if job_id is not None:
             job = cloud.job(job_id)
@@ -191,10 +191,6 @@ def _by_name(name: str, candidates: Iterable[_Named], what: str, where: str) -> 
 
 def _listed(items: Iterable[Project | Environment]) -> str:
     return ", ".join(f"{item.name!r} ({item.id})" for item in items) or "none"
-
-
-def _is_url(text: str) -> bool:
-    return "://" in text or "/" in text
 
 
 def _digits(text: str | None) -> int | None:

@@ -107,6 +107,13 @@ def test_a_job_is_found_by_id_name_and_url(
         assert workspace.run_job(way).run.job_id == job
 
 
+@pytest.mark.parametrize("name", ["Build / nightly", "ci/nightly"])
+def test_a_jobs_name_may_hold_slashes(stage: Stage, name: str) -> None:
+    """It is a name all the same, and no address."""
+    number = stage.sandbox.create_job(name, ["dbt build"])
+    assert stage.workspace().load_job(name).id == number
+
+
 def refused(stage: Stage, workspace: DbtCloudWorkspace, job: Any, said: str) -> None:
     before = len(stage.sandbox.runs())
     for call in (workspace.run_job, workspace.trigger, workspace.load_job):

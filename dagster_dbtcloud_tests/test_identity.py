@@ -23,6 +23,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"id": 11, "name": "Shop"},
         {"id": 12, "name": "Twin"},
         {"id": 13, "name": "twin"},
+        {"id": 14, "name": "Marketing / Sales"},
     ],
     f"/api/v3/accounts/{ACCOUNT}/projects/11/environments/": [
         {"id": 20, "name": "Dev", "type": "development"},
@@ -35,6 +36,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     ],
     f"/api/v3/accounts/{ACCOUNT}/projects/13/environments/": [
         {"id": 41, "name": "Only", "type": "deployment"},
+    ],
+    f"/api/v3/accounts/{ACCOUNT}/projects/14/environments/": [
+        {"id": 51, "name": "eu/prod", "type": "deployment"},
+        {"id": 52, "name": "us/prod", "type": "deployment"},
     ],
 }
 
@@ -106,7 +111,9 @@ def test_ids_cost_no_request(account: object, project: object, environment: obje
         (ACCOUNT, 11, None, (11, 21)),
         (ACCOUNT, "Shop", "", (11, 21)),
         (ACCOUNT, 13, None, (13, 41)),
+        (ACCOUNT, "Marketing / Sales", "us/prod", (14, 52)),
         (ACCOUNT, f"{HOST}/deploy/{ACCOUNT}/projects/11/jobs/77", None, (11, 22)),
+        (ACCOUNT, f"{HOST[8:]}/deploy/{ACCOUNT}/projects/11/jobs/77", None, (11, 22)),
     ],
 )
 def test_names_are_looked_up(

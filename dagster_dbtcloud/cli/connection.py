@@ -101,10 +101,10 @@ class Connection:
 
     def project_id(self, client: DbtCloudClient) -> int | None:
         """Return the project's id, None when no option names one. Raises: ConfigError."""
-        from dagster_dbtcloud.cloud.urls import parse_url
+        from dagster_dbtcloud.cloud.urls import is_url, parse_url
 
         for text in (self.project, self.environment):
-            if text and "/" in text and (found := parse_url(text).project_id) is not None:
+            if text and is_url(text) and (found := parse_url(text).project_id) is not None:
                 return found
         if self.project is None or self.project.isdecimal():
             return int(self.project) if self.project else None
@@ -113,11 +113,11 @@ class Connection:
 
     def environment_id(self, client: DbtCloudClient) -> int | None:
         """Return the environment's id, None when no option names one. Raises: ConfigError."""
-        from dagster_dbtcloud.cloud.urls import parse_url
+        from dagster_dbtcloud.cloud.urls import is_url, parse_url
 
         if self.environment is None or self.environment.isdecimal():
             return int(self.environment) if self.environment else None
-        if "/" in self.environment:
+        if is_url(self.environment):
             return parse_url(self.environment).environment_id
         project = self.project_id(client)
         projects = [project] if project is not None else [each.id for each in client.projects()]
@@ -130,10 +130,11 @@ class Connection:
 
         Raises: ConfigError, saying what there is; ApiError.
         """
+        from dagster_dbtcloud.cloud.urls import is_url
         from dagster_dbtcloud.identity import resolve
 
         if self._ids is None:
-            by_url = self.environment if "/" in (self.environment or "") else None
+            by_url = self.environment if is_url(self.environment or "") else None
             self._ids = resolve(
                 access_url=self._host(),
                 account=str(self.account_id()),
@@ -295,12 +296,12 @@ class Connection:
         return self.access_url or DEFAULT_ACCESS_URL
 
     def _account_in_options(self) -> int | None:
-        from dagster_dbtcloud.cloud.urls import parse_url
+        from dagster_dbtcloud.cloud.urls import is_url, parse_url
 
         if self.account and self.account.isdecimal():
             return int(self.account)
         for text in (self.account, self.project, self.environment, self.access_url):
-            if text and "/" in text and (found := parse_url(text).account_id) is not None:
+            if text and is_url(text) and (found := parse_url(text).account_id) is not None:
                 return found
         return None
 

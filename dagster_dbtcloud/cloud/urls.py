@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from urllib.parse import quote, unquote, urlsplit
 
@@ -62,6 +62,17 @@ def parse_url(text: str) -> DbtCloudUrl:
         elif word in _NOUNS:
             ids.setdefault(_NOUNS[word], int(following))
     return DbtCloudUrl(access_url=access_url, account_id=account, **ids)
+
+
+def is_url(text: str) -> bool:
+    """Tell whether a text that may be a name is an address: names hold slashes, too."""
+    if "://" in text or "/" not in text:
+        return "://" in text
+    try:
+        url = parse_url(text)
+    except ConfigError:
+        return False
+    return any(getattr(url, each.name) is not None for each in fields(url)[1:])
 
 
 def normalize_access_url(text: str) -> str:

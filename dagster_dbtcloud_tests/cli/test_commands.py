@@ -153,6 +153,8 @@ def test_completion_knows_commands_and_options(alone: Console) -> None:
         (["jobs", "--environment-id", "nope"], "There are: Development"),
         (["jobs", "--nope"], "--help"),
         (["environments", "--project-id", "nope"], "There are: tiny"),
+        (["environments", "--project-id", "eu / nope"], "There are: tiny"),
+        (["jobs", "--environment-id", "eu/nope"], "There are: Development"),
         (["projects", "--account-id", "nope"], "There are:"),
         (["projects", "--profile-file", "nope.yml"], "DBT_CLOUD_TOKEN"),
         (["projects", "--token-file", "nope.txt"], "nope.txt"),

@@ -7,6 +7,7 @@ import pytest
 from dagster_dbtcloud.cloud.urls import (
     DbtCloudUrl,
     is_loopback,
+    is_url,
     normalize_access_url,
     parse_url,
     quote_path,
@@ -131,6 +132,26 @@ def test_a_bare_host_names_nothing_but_itself() -> None:
 def test_ids_too_long_to_be_ids_are_left_out() -> None:
     """A number of thousands of digits is not one."""
     assert parse_url(f"{CELL}/deploy/{'9' * 5000}/projects/11").account_id is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (CELL, True),
+        (f"{CELL}/deploy/4242", True),
+        ("ab123.us1.dbt.com/deploy/4242/projects/11", True),
+        ("localhost:8580/deploy/4242/projects/11/jobs/77/", True),
+        ("nightly", False),
+        ("ci/nightly", False),
+        ("Build / nightly", False),
+        ("v1.2/hotfix", False),
+        ("/", False),
+        ("", False),
+    ],
+)
+def test_a_name_is_no_address(text: str, expected: bool) -> None:
+    """Names hold slashes and dots; an address has a scheme, or tells an id."""
+    assert is_url(text) is expected
 
 
 @pytest.mark.parametrize(
