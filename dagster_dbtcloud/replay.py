@@ -6,6 +6,7 @@ so it may be killed, and run again. It moves no cursor.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -49,15 +50,32 @@ def replay(
     Raises: ApiError, when dbt Cloud gives no answer; what was yielded before stands.
     """
     with observer.workspace.get_client() as client:
-        stored: list[Stored] | None = None
+        stored: _Stored | None = None
         if since is not None and not run_ids:
-            stored = stored_since(instance, mark(instance, before=since - SLACK))
+            stored = _Stored(instance, mark(instance, before=since - SLACK))
         for run in _runs(observer, client, since, run_ids):
             report = _report(observer, repository, instance, client, run, stored)
             if not dry_run:
                 for event in report.events:
                     instance.report_runless_asset_event(event)
             yield report
+
+
+class _Stored:
+    """What is stored since a place in the event log, also while a sensor goes on storing."""
+
+    def __init__(self, instance: dg.DagsterInstance, start: str) -> None:
+        self._instance = instance
+        self._place = start
+        self._found: defaultdict[int, list[Stored]] = defaultdict(list)
+
+    def of(self, run_id: int) -> list[Stored]:
+        """Return the results of a run that are stored by now."""
+        end = mark(self._instance)
+        for each in stored_since(self._instance, self._place):
+            self._found[each.run_id].append(each)
+        self._place = end  # what comes after it is read again, which does no harm
+        return self._found[run_id]
 
 
 def _runs(
@@ -85,7 +103,7 @@ def _report(
     instance: dg.DagsterInstance,
     client: DbtCloudClient,
     run: Run,
-    stored: list[Stored] | None,
+    stored: _Stored | None,
 ) -> RunReport:
     now = observer.workspace.get_clock().now()
     if isinstance(run, BrokenRun):
@@ -125,9 +143,8 @@ def _report(
         )
     else:
         # whoever was killed at it has left its last event unsure, so histories are asked
-        recorded = settle(
-            instance, run.id, stored, {each.key for each in stored if each.run_id == run.id}
-        )
+        ours = stored.of(run.id)
+        recorded = settle(instance, run.id, ours, {each.key for each in ours})
     return RunReport(
         run,
         tuple(recorded.missing(told.events)),

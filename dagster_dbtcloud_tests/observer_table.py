@@ -927,6 +927,19 @@ def replayed_before_during_and_after_the_sensor(w: World) -> None:
 
 
 @case
+def replayed_while_the_sensor_ticks(w: World) -> None:
+    start = w.clock.now() - MINUTE
+    for _ in range(3):
+        w.good()
+    observer = observer_of(w.sensor)
+    assert observer is not None
+    reports = replay(observer, w.repository, w.instance, since=start)
+    assert len(next(reports).events) == 6
+    assert len(w.tick()) == 12
+    assert sum(len(report.events) for report in reports) == 0
+
+
+@case
 def a_run_given_up_and_replayed(w: World) -> None:
     run_id = w.good()
     path = f"*/runs/{run_id}/artifacts/*"

@@ -32,6 +32,7 @@ EVERY_DAY = {
     "answers cut",
     "a webhook before the list knows the run",
     "replayed before during and after the sensor",
+    "replayed while the sensor ticks",
     "a replay that was killed",
     "partitions from dbts vars",
 }
