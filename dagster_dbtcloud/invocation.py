@@ -277,11 +277,11 @@ class DbtCloudCliInvocation:
 
     def _with_late_logs(self, run: Run) -> Run:
         """Return the finished run with its logs, which dbt Cloud may store a little later."""
-        waited = 0.0
+        waited, run_id = 0.0, run.id
         while waited < _LATE_LOGS_SECONDS and any(_lacks_log(step) for step in run.run_steps):
             self._clock.sleep(2.0)
             waited += 2.0
-            run = self._client.run(run.id, include=INCLUDED)
+            run = patiently(lambda: self._client.run(run_id, include=INCLUDED), clock=self._clock)
         return run
 
     @contextmanager

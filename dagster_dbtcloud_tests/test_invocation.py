@@ -380,6 +380,23 @@ def test_logs_that_are_stored_late_are_waited_for(built: Stage, sink: Sink) -> N
     assert "played dbt build" in sink.text
 
 
+def test_a_token_refused_once_costs_no_results(built: Stage) -> None:
+    """Gateways refuse good tokens at times: also while the logs of a finished run are waited for."""
+    built.sandbox.behaviour.logs_seconds = 6.0
+    invocation = built.workspace().cli(["build"])
+    waits = 0
+
+    def refuse() -> None:
+        nonlocal waits
+        waits += built.sandbox.run(invocation.run_id)["is_complete"]
+        if waits == 2:
+            built.sandbox.faults.add(Fault("status", place="polling", status=401))
+
+    built.clock.hooks.append(refuse)
+    assert len(list(invocation.wait())) == 1
+    assert waits > 2
+
+
 def test_a_failure_that_no_node_tells_of_shows_the_end_of_the_log(built: Stage) -> None:
     """dbt could not even parse: what it said is all there is."""
     built.sandbox.play(lambda _, command: PastStep(command, status=20, logs="no such macro\n"))
