@@ -381,7 +381,7 @@ def test_logs_that_are_stored_late_are_waited_for(built: Stage, sink: Sink) -> N
 
 
 def test_a_token_refused_once_costs_no_results(built: Stage) -> None:
-    """Gateways refuse good tokens at times: also while the logs of a finished run are waited for."""
+    """Gateways refuse good ones at times: also while a finished run's logs are waited for."""
     built.sandbox.behaviour.logs_seconds = 6.0
     invocation = built.workspace().cli(["build"])
     waits = 0
