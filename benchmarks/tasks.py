@@ -25,10 +25,14 @@ RUN_TWO = 2
 
 @contextmanager
 def measured(figures: Figures, name: str = "cpu") -> Iterator[None]:
-    """Count the CPU seconds of this process: other users of the machine are not in them."""
-    start = time.process_time()
+    """Count the CPU seconds of this process: other users of the machine are not in them.
+
+    ``clock`` are the seconds that have passed.
+    """
+    start, clock = time.process_time(), time.perf_counter()
     yield
     figures[name] = time.process_time() - start
+    figures["clock"] = time.perf_counter() - clock
 
 
 def peak() -> float:
@@ -173,8 +177,7 @@ def select(path: str) -> Figures:
         gc.collect()
         with measured(figures, text):
             selected(manifest, select=text)
-    figures["cpu"] = max(figures.values())
-    return figures
+    return {"cpu": max(took for text, took in figures.items() if text != "clock")}
 
 
 def read(path: str) -> Figures:
