@@ -30,7 +30,7 @@ from dagster_dbtcloud.context import DEFAULT_SELECT
 from dagster_dbtcloud.errors import ConfigError, StateError
 from dagster_dbtcloud.existing_jobs import KnownJob
 from dagster_dbtcloud.following import NO_LIMITS, RunLimits
-from dagster_dbtcloud.identity import raw_key
+from dagster_dbtcloud.identity import raw_key, safe_name
 from dagster_dbtcloud.invocation import OnLeave
 from dagster_dbtcloud.options import RunOptions
 from dagster_dbtcloud.partitions import PartitionVars, time_window_vars
@@ -404,9 +404,10 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
 
     @property
     def defs_state_config(self) -> DefsStateConfig:
-        return DefsStateConfig.from_args(
-            self.defs_state, default_key=f"DbtCloudComponent[{self.workspace.unique_id}]"
-        )
+        of = self.workspace.unique_id
+        if self.job is not None:  # the state holds the job, too
+            of = f"{of}-{safe_name(self.job)}"
+        return DefsStateConfig.from_args(self.defs_state, default_key=f"DbtCloudComponent[{of}]")
 
     def build_defs(self, context: dg.ComponentLoadContext | None = None) -> dg.Definitions:
         """Return the assets, checks and sensor.
@@ -466,14 +467,20 @@ class DbtCloudComponent(dg.StateBackedComponent, dg.Resolvable, dg.Model):
             state_path.read_text(encoding="utf-8"),
             origin=f"The state {self.defs_state_config.key}",
         )
-        self._refuse_foreign(state)
         known = None if job is None else KnownJob.from_json(job)
+        self._refuse_foreign(state, known)
         self.workspace = self.workspace.at_state(state, known)
         self._resolution = context.resolution_context
         return self._definitions()
 
-    def _refuse_foreign(self, state: State) -> None:
-        """Refuse a state of another project: its graph would be run in this one."""
+    def _refuse_foreign(self, state: State, known_job: KnownJob | None) -> None:
+        """Refuse a state of another project or job: its graph would be run in this one."""
+        if self.job is not None and known_job is not None and not known_job.is_meant(self.job):
+            raise StateError(
+                f"The state {self.defs_state_config.key} is of the job {known_job.name!r} "
+                f"({known_job.id}), and the component of the job {self.job!r}. Give each its own "
+                "defs_state key, or refresh: `dg utils refresh-defs-state`."
+            )
         if state.pointer is None:
             return
         ids, workspace = state.pointer.ids, self.workspace

@@ -49,6 +49,15 @@ class KnownJob:
             job.environment_id or 0,
         )
 
+    def is_meant(self, job: Value) -> bool:
+        """Whether ``find_job`` would have given this job for an id, digits, a name or a URL."""
+        text = required_text(job, "The dbt Cloud job")
+        if text.isascii() and text.isdigit():
+            return int(text) == self.id
+        if is_url(text):
+            return parse_url(text).job_id == self.id
+        return text.casefold() == self.name.casefold()
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 

@@ -418,6 +418,37 @@ def test_a_state_of_another_environment_is_refused(project: Project) -> None:
         project.load()
 
 
+def test_components_of_two_jobs_keep_their_own(project: Project) -> None:
+    """The state of each holds its job: neither defines, or runs, the other's."""
+    for name in ("orders", "slow"):
+        project.stage.sandbox.create_job(f"Build {name}", [f"dbt build --select {name}"])
+        project.build(job=f"build {name}")
+    for name in ("orders", "slow"):
+        project.write(job=f"build {name}")
+        (assets,) = project.load()[1].assets or ()
+        assert isinstance(assets, dg.AssetsDefinition)
+        assert assets.keys == {dg.AssetKey(name)}
+
+
+@pytest.mark.parametrize("way", ["id", "name", "url"])
+def test_a_state_of_another_job_is_refused(project: Project, way: str) -> None:
+    """Under one key of the user's own; the same job is known in whatever form it is written."""
+    sandbox = project.stage.sandbox
+    page = f"{sandbox.url}/deploy/{sandbox.account_id}/projects/{sandbox.project_id}/jobs"
+    ways: list[dict[str, Any]] = [
+        {"id": job, "name": name, "url": f"{page}/{job}"}
+        for name in ("mine", "other's")
+        for job in [sandbox.create_job(name, ["dbt build"])]
+    ]
+    state = {"management_type": "LOCAL_FILESYSTEM", "key": "shared"}
+    project.build(job="mine", defs_state=state)
+    project.write(job=ways[0][way], defs_state=state)
+    project.load()
+    project.write(job=ways[1][way], defs_state=state)
+    with told("is of the job 'mine'"):
+        project.load()
+
+
 def test_the_state_may_live_in_the_code_server(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
