@@ -22,6 +22,7 @@ from dagster_dbtcloud.context import (
 from dagster_dbtcloud.dbt.manifest import collector_at_rest
 from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.partitions import PartitionVars, register, time_window_vars
+from dagster_dbtcloud.specs import refuse_names
 from dagster_dbtcloud.translator import DagsterDbtTranslator
 from dagster_dbtcloud.workspace import DbtCloudWorkspace
 
@@ -160,6 +161,10 @@ def dbt_cloud_assets(
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         with collector_at_rest():
-            return decorated(function)
+            try:
+                return decorated(function)
+            except dg.DagsterInvalidDefinitionError as refusal:
+                refuse_names(specs, refusal)
+                raise
 
     return decorate

@@ -174,6 +174,34 @@ def _located(reading: Reading, unique_id: str) -> str:
     return f"  {reading.key(unique_id).to_user_string()}: {unique_id} ({path})"
 
 
+def refuse_names(specs: DbtSpecs, refusal: dg.DagsterInvalidDefinitionError) -> None:
+    """Say which nodes have the name that Dagster does not take for an output or input of a step.
+
+    Raises: ConfigError, when ``refusal`` is about that.
+    """
+    found = re.match(
+        r'"(?:__subset_input__)?(.*)" is not a valid name in Dagster', str(refusal), re.S
+    )
+    if found is None:
+        return
+    keys = {**specs.source_keys, **specs.asset_keys}
+    refused = [i for i, key in keys.items() if _plain("_".join(key.path)) == _plain(found[1])]
+    if not refused:
+        return
+    nodes = specs.manifest.nodes
+    places = [f"{keys[i].to_user_string()}: {i} ({nodes[i].original_file_path})" for i in refused]
+    raise ConfigError(
+        f"{specs.manifest.origin}: Dagster does not take this asset key for an asset that a step"
+        f" makes or reads:\n  {', '.join(places)}\n{refusal}\nGive it another by"
+        " meta.dagster.asset_key in dbt, or by get_asset_key of a DagsterDbtTranslator."
+    ) from refusal
+
+
+def _plain(name: str) -> str:
+    """Dagster joins the parts of a key by one underscore or two, and writes them for these."""
+    return re.sub(r"[-._]+", "_", name)
+
+
 def _checks(
     manifest: Manifest,
     reading: Reading,

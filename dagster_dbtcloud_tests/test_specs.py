@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dagster_dbtcloud import DbtCloudWorkspace, dbt_cloud_assets, load_dbt_cloud_asset_specs
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.errors import ConfigError, ManifestError
 from dagster_dbtcloud.specs import (
@@ -25,6 +26,7 @@ from dagster_dbtcloud.translator import (
     Props,
 )
 from dagster_dbtcloud_tests import spec_zoo
+from dagster_dbtcloud_tests.dbt.builders import node, raw_manifest
 from dagster_dbtcloud_tests.spec_zoo import (
     LEDGER,
     ORDER_OF_LEDGER,
@@ -258,6 +260,32 @@ def test_names_of_checks_hold_only_what_dagster_allows() -> None:
         lambda raw: raw["nodes"][UNIQUE_ORDER].update(name="is it unique, really?")
     )
     assert built(manifest).check_keys[UNIQUE_ORDER].name == "is_it_unique__really_"
+
+
+@pytest.mark.parametrize(
+    "name", ["café", "a b", "a/b", "type", "class", "é__é", "é-é.é", "\0", "\n"]
+)
+def test_a_key_that_dagster_takes_for_no_step_is_refused_with_its_node(name: str) -> None:
+    """Without a step it takes them all; dbt names sources and seeds as warehouses and files do."""
+    model, source = "model.shop.m", "source.shop.raw.t"
+    models = raw_manifest(node("model.shop.fine"), node(model, name=name))
+    odd = {**node("source.shop.t"), "unique_id": source, "source_name": name}
+    sources = raw_manifest(node("model.shop.fine", source), sources={source: odd})
+    for raw, unique_id in ((models, model), (sources, source)):
+        workspace = DbtCloudWorkspace(
+            account_id=1,
+            token="t",
+            project_id=2,
+            environment_id=3,
+            manifest=raw,
+            access_url="https://ab123.us1.dbt.com",
+        )
+        assert len(load_dbt_cloud_asset_specs(workspace=workspace)) in (1, 2)
+        if unique_id == source and name in ("type", "class"):
+            continue  # the table's name makes another word of it
+        with pytest.raises(ConfigError, match="Dagster does not take this asset key") as refused:
+            dbt_cloud_assets(workspace=workspace, name="shop")(lambda: None)
+        assert f"{unique_id} (models/" in str(refused.value)
 
 
 # -- overrides that go too far -------------------------------------------------------------------
