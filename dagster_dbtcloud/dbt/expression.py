@@ -158,13 +158,25 @@ def _criterion(part: str, *, text: str, position: int) -> Criterion:
         value=found["value"],
         childrens_parents=bool(found["at"]),
         parents=found["parents"] is not None,
-        parents_depth=int(found["parents"]) if found["parents"] else None,
+        parents_depth=_depth(found, "parents", text=text, position=position),
         children=found["children"] is not None,
-        children_depth=int(found["children"]) if found["children"] else None,
+        children_depth=_depth(found, "children", text=text, position=position),
         text=text,
         position=position,
         value_position=position + found.start("value"),
     )
+
+
+def _depth(found: re.Match[str], side: str, *, text: str, position: int) -> int | None:
+    try:
+        return int(found[side]) if found[side] else None
+    except ValueError:  # Python reads no number of thousands of digits
+        raise selection_error(
+            "A depth of so many digits cannot be read.",
+            text=text,
+            position=position + found.start(side),
+            hint="Leave it out: no depth is no limit.",
+        ) from None
 
 
 def _method(found: re.Match[str], *, text: str, position: int) -> tuple[str, tuple[str, ...]]:
@@ -304,7 +316,10 @@ class _Definition:
         if "method" not in definition or "value" not in definition:
             self._refuse("expected one key, or method and value", definition)
         text = _written(definition)
-        method, arguments = _named_method(str(definition["method"]), text=text, position=0)
+        dotted = definition["method"]
+        if dotted is None:  # `method:` with nothing behind it
+            dotted = _default_method(str(definition["value"]))
+        method, arguments = _named_method(str(dotted), text=text, position=0)
         mode = definition.get("indirect_selection")
         if mode is not None:
             check_indirect_selection(mode)
@@ -333,7 +348,7 @@ class _Definition:
             return None
         try:
             return int(raw)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             self._refuse(f"{key} is {raw!r}, not a number", definition)
 
     def _reference(self, name: object, definition: object) -> Expression:

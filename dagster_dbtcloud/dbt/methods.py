@@ -61,7 +61,7 @@ def _group_of(node: Node) -> Iterable[str]:
 
 def access(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
     table = _table(manifest, "access", lambda node: filter(None, (node.access,)))
-    return table.get(_text(criterion), ())
+    return table.get(criterion.value, ()) if isinstance(criterion.value, str) else ()
 
 
 def source(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
@@ -105,9 +105,12 @@ def _named(resource_type: str) -> Method:
 def path(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
     """Match files and folders as dbt does on disk, on the paths that the manifest names.
 
-    A folder takes all below it; a YAML file takes what it describes.
+    A folder takes all below it; a YAML file takes what it describes. A slash at the end stands
+    for folders only (pathlib since Python 3.11).
     """
-    return _once(manifest, "path", _Files).match(_path_steps(criterion))
+    steps = _path_steps(criterion)
+    only_folders = _text(criterion).endswith("/")
+    return _once(manifest, "path", _Files).match(steps, only_folders=only_folders)
 
 
 def file(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
@@ -136,6 +139,8 @@ def config(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
 
 
 _MISSING = object()
+_CONFIG_KEYS = {"pre_hook": "pre-hook", "post_hook": "post-hook", "pre-hook": "", "post-hook": ""}
+"""How the manifest has what dbt knows by another name, or (none) does not know by this one."""
 _DICT_ATTRIBUTES = frozenset(dir(dict))
 
 
@@ -154,7 +159,9 @@ def _descend(config: Mapping[str, Any], keys: tuple[str, ...]) -> object:
         if not isinstance(value, dict):
             return _MISSING
         if depth == 0:
-            value = value.get(key)  # dbt gives None for any key that a config does not have
+            value = value.get(
+                _CONFIG_KEYS.get(key, key)
+            )  # dbt gives None for any key that a config does not have
         elif key in _DICT_ATTRIBUTES:
             return _MISSING  # dbt finds the dict's own method first
         else:
@@ -166,20 +173,15 @@ def _descend(config: Mapping[str, Any], keys: tuple[str, ...]) -> object:
 
 def _config_equals(criterion: Criterion, value: object) -> bool:
     wanted = criterion.value
-    word = str(wanted).lower()
+    word = str(wanted).upper()
+    is_true, is_false = word == "TRUE", word == "FALSE"
     if isinstance(value, list):
-        return (
-            wanted in value
-            or (word == "true" and True in value)
-            or (word == "false" and False in value)
-        )
-    if criterion.arguments == ("severity",) and isinstance(value, str):
-        return word.upper() == value.upper()
-    return (
-        bool(wanted == value)
-        or (word == "true" and value is True)
-        or (word == "false" and value is False)
-    )
+        return wanted in value or (is_true and True in value) or (is_false and False in value)
+    if criterion.arguments == ("severity",):
+        equal = isinstance(value, str) and word == value.upper()
+    else:
+        equal = bool(wanted == value)
+    return equal or (is_true and value is True) or (is_false and value is False)
 
 
 def test_name(manifest: Manifest, criterion: Criterion) -> Iterable[str]:
@@ -463,9 +465,11 @@ class _Files:
             self.folders[folder] = {name}
             file = folder
 
-    def match(self, steps: list[Step]) -> set[str]:
+    def match(self, steps: list[Step], *, only_folders: bool) -> set[str]:
         found: set[str] = set()
         for place in self._places(steps):
+            if only_folders and place not in self.folders:
+                continue
             if place == ".":
                 return {unique_id for ids in self.ids.values() for unique_id in ids}
             found.update(self.ids.get(place, ()), self.described.get(place, ()))

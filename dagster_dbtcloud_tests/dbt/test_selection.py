@@ -74,6 +74,8 @@ def test_text_becomes_a_union_of_intersections() -> None:
         ("x zzz:y", "zzz", "not a selection method", "The methods are access, config"),
         ("a @orders+1", "+1", "'@' before and '+' after", "leave out the '+'"),
         ("a\nb", "\nb", "line break", "by blanks"),
+        (f"a {'9' * 5000}+b", "9", "so many digits", "no limit"),
+        (f"a b+{'9' * 5000}", "9", "so many digits", "no limit"),
         ("x source:a.b.c.d", "a.b.c.d", "at most three parts", "source:PACKAGE.NAME.TABLE"),
         ("x metric:a.b.c", "a.b.c", "at most two parts", "metric:PACKAGE.NAME"),
         ("test_type:genric", "genric", "not a type of test", "'generic'"),
