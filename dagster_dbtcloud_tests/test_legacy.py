@@ -387,6 +387,36 @@ def test_triggering_takes_the_schedule_off(stage: Stage, client: DbtCloudResourc
     assert client.get_job(job)["triggers"]["schedule"] is False
 
 
+def test_an_interrupt_while_the_schedule_is_taken_off_cancels_the_run(
+    stage: Stage, client: DbtCloudResource
+) -> None:
+    """The run goes on already then, and nobody would follow it."""
+    triggers = {"schedule": True, "github_webhook": False, "git_provider_webhook": False}
+    job = stage.sandbox.create_job("Scheduled", ["dbt build"], triggers=triggers)
+    stage.play(*BUILT, hold=True)
+    stage.sandbox.faults.add(Fault("status", method="GET", path="*/jobs/*", status=503, count=2))
+
+    def interrupt() -> None:
+        stage.clock.hooks.clear()
+        raise KeyboardInterrupt
+
+    stage.clock.hooks.append(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.run_job_and_poll(job)
+    (run,) = (run for run in stage.sandbox.runs() if run["job_definition_id"] == job)
+    until(lambda: stage.sandbox.run(run["id"])["is_cancelled"], seconds=10)
+
+
+def test_a_request_of_ones_own_takes_what_its_path_asks(
+    stage: Stage, nightly: int, client: DbtCloudResource
+) -> None:
+    """A query in the path, encoded as it has to be, is that query."""
+    client.run_job_and_poll(nightly)
+    path = f"{stage.sandbox.account_id}/runs/?include_related=%5B%22job%22%5D&job_definition_id="
+    (run,) = client.make_request("GET", f"{path}{nightly}&limit=1")
+    assert run["job"]["name"] == "Nightly"
+
+
 def test_refusals_are_failures(stage: Stage, client: DbtCloudResource) -> None:
     """Code that caught dagster.Failure still does; the advice is that of the client."""
     with pytest.raises(dg.Failure, match="404"):

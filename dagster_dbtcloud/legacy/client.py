@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import Enum
 from hashlib import sha256
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import dagster as dg
@@ -247,11 +248,9 @@ class DbtCloudResource:
         version = "v3" if base_url is not None and "/v3/" in base_url else "v2"
         path, _, query = endpoint.strip("/").partition("?")
         rest = path.strip("/").split("/", 1)[1] if "/" in path.strip("/") else ""
-        given = dict(part.split("=", 1) for part in query.split("&") if "=" in part)
+        given = {**dict(parse_qsl(query)), **(params or {})}
         answer = self._asked(
-            lambda client: client.request(
-                method, f"{version}/{rest}", params={**given, **(params or {})}, body=data
-            )
+            lambda client: client.request(method, f"{version}/{rest}", params=given, body=data)
         )
         return {"text": json.dumps(answer)} if return_text else answer
 
@@ -419,7 +418,8 @@ class DbtCloudResource:
                 abandon(self._short_client(), job_id, cause)
                 raise
             if self.disable_schedule_on_trigger:
-                self._mute(client, job_id)
+                with self._leaving(run.id):
+                    self._mute(client, job_id)
             return run
 
         run = self._asked(start)
