@@ -149,7 +149,8 @@ def dbt_cloud_assets(
             EXCLUDE_TAG: exclude,
             SELECTOR_TAG: selector,
             **({} if known is None else {JOB_TAG: str(known.id)}),
-            **(register(partition_vars) if partitions_def is not None else {}),
+            # also without partitions here: the translator may give them, or who maps the specs
+            **register(partition_vars),
             **(op_tags or {}),
         },
         description=description,

@@ -88,8 +88,9 @@ def vars_of(context: Context, tags: Mapping[str, str]) -> Mapping[str, Any]:
 
     Raises: ConfigError, when the function gives no mapping.
     """
-    function = _functions.get(tags.get(PARTITION_VARS_TAG, ""))
-    if function is None or not is_partitioned(op_context(context)):
+    function, step = _functions.get(tags.get(PARTITION_VARS_TAG, "")), op_context(context)
+    # a run for a partition may hold assets that have none
+    if function is None or not is_partitioned(step) or step.assets_def.partitions_def is None:
         return {}
     found = function(context)
     if not isinstance(found, Mapping):

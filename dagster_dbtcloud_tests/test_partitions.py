@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagster_dbtcloud import DbtCloudWorkspace, dbt_cloud_assets, time_window_vars
+from dagster_dbtcloud import (
+    DagsterDbtTranslator,
+    DbtCloudWorkspace,
+    dbt_cloud_assets,
+    time_window_vars,
+)
 from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.partitions import register, with_event_time
 from dagster_dbtcloud.sandbox import PastStep
@@ -177,8 +182,37 @@ def test_assets_without_partitions_ask_nobody(ready: Stage, instance: dg.Dagster
 
     workspace = ready.workspace()
     plain = define(workspace, partitions_def=None, partition_vars=never)
-    materialize(plain, workspace, instance)
-    assert told(ready)[1] == {}
+    for tags in ({}, {"dagster/partition": "2026-01-02"}):
+        materialize(plain, workspace, instance, tags=tags)
+        assert told(ready)[1] == {}
+
+
+class ByDay(DagsterDbtTranslator):
+    """Models have partitions, other nodes have none."""
+
+    def get_partitions_def(
+        self, dbt_resource_props: Mapping[str, Any]
+    ) -> dg.PartitionsDefinition[Any] | None:
+        return DAILY if dbt_resource_props["resource_type"] == "model" else None
+
+
+def by_day(spec: dg.AssetSpec) -> dg.AssetSpec:
+    return spec.replace_attributes(partitions_def=DAILY)
+
+
+@pytest.mark.parametrize("given_by", ["the translator", "a map over the specs"])
+def test_partitions_that_are_given_elsewhere_are_told_too(
+    ready: Stage, instance: dg.DagsterInstance, given_by: str
+) -> None:
+    """Else dbt would build all of time for the partition of one day."""
+    workspace = ready.workspace()
+    if given_by == "the translator":
+        assets = define(workspace, partitions_def=None, dagster_dbt_translator=ByDay())
+    else:
+        assets = define(workspace, partitions_def=None).map_asset_specs(by_day)
+    slow = dg.AssetSelection.assets("slow")
+    materialize(assets, workspace, instance, partition_key="2026-01-02", selection=slow)
+    assert told(ready)[1] == {"min_date": "2026-01-02", "max_date": "2026-01-03"}
 
 
 def test_a_function_that_gives_no_mapping_is_told(
