@@ -5,10 +5,11 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ RUN_ID = "0a1b2c3d-1111-2222-3333-444455556666"
 SLOW = "model.tiny.slow"
 ORDERS = "model.tiny.orders"
 CHECK = "test.tiny.amounts_are_large_enough"
+ORDERS_ENDED = "10:20:30  1 of 1 OK created sql table model main.orders ........... [OK in 1.50s]\n"
 
 
 @pytest.fixture
@@ -500,19 +502,19 @@ workspace = DbtCloudWorkspace(
     environment_id=os.getenv("DBT_CLOUD_ENVIRONMENT_ID"),
 )
 
-@dbt_cloud_assets(workspace=workspace, select="slow")
+@dbt_cloud_assets(workspace=workspace)
 def dbt_project(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace):
     Path(os.environ["PID_FILE"]).write_text(str(os.getpid()))
-    yield from dbt_cloud.cli(["build"], context=context).wait()
+    yield from getattr(dbt_cloud.cli(["build"], context=context), os.environ["METHOD"])()
 
 executor = getattr(dg, os.environ["EXECUTOR"])
 defs = dg.Definitions(
     assets=[dbt_project], resources={"dbt_cloud": workspace}, executor=executor,
-    jobs=[dg.define_asset_job("everything")],
+    jobs=[dg.define_asset_job("one", dg.AssetSelection.assets("slow"))],
 )
 
 def job():
-    return defs.resolve_job_def("everything")
+    return defs.resolve_job_def("one")
 """
 
 EXECUTE = """
@@ -527,7 +529,9 @@ with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
 
 
 @contextmanager
-def executing(stage: Stage, folder: Path, executor: str) -> Iterator[subprocess.Popen[bytes]]:
+def executing(
+    stage: Stage, folder: Path, executor: str, method: str = "wait"
+) -> Iterator[subprocess.Popen[bytes]]:
     """Execute a job of `PROJECT` in a process of its own, as a run worker does."""
     (folder / "project.py").write_text(PROJECT)
     (folder / "storage").mkdir()
@@ -535,8 +539,9 @@ def executing(stage: Stage, folder: Path, executor: str) -> Iterator[subprocess.
         **os.environ,
         **stage.sandbox.env,
         "EXECUTOR": executor,
+        "METHOD": method,
         "PID_FILE": str(folder / "pid"),
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", ""))),
         "DAGSTER_DBTCLOUD_CACHE_DIR": str(stage.cache_dir),
     }
     process = subprocess.Popen(
@@ -565,6 +570,41 @@ def test_a_terminated_step_cancels_its_run(built: Stage, tmp_path: Path, executo
         )
         (run,) = triggered(built)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        assert built.sandbox.wait(run["id"], 10)["is_cancelled"]
+        output, _ = process.communicate(timeout=60)
+    assert b"DagsterExecutionInterruptedError" in output or process.returncode != 0
+
+
+def test_a_step_that_is_terminated_while_it_stores_an_event_cancels_its_run(
+    built: Stage, tmp_path: Path
+) -> None:
+    """It streams of a node that it has not selected, which it records itself, and is held there
+    by the lock of another process on the database; the signal is that of Dagster's own termination.
+    """
+    built.play(hold=True)
+    stored = "select count(*) from event_logs where dagster_event_type = 'ASSET_MATERIALIZATION'"
+    with executing(built, tmp_path, "in_process_executor", "stream") as process:
+
+        def dbt_runs() -> bool:
+            steps = [step for run in triggered(built) for step in run["run_steps"]]
+            return any("dbt build" in s["name"] and s["status"] == 3 for s in steps) or ended()
+
+        def ended() -> bool:
+            return process.poll() is not None
+
+        until(dbt_runs)
+        (run,) = triggered(built)
+        # SQLite has an event in the file of its Dagster run first, then in the one of all runs.
+        (common,) = tmp_path.rglob("index.db")
+        (own,) = (path for path in common.parent.glob("*.db") if path != common)
+        with (
+            closing(sqlite3.connect(common, isolation_level=None)) as lock,
+            closing(sqlite3.connect(own)) as look,
+        ):
+            lock.execute("begin exclusive")
+            built.sandbox.write_log(run["id"], None, ORDERS_ENDED)
+            until(lambda: look.execute(stored).fetchone() == (1,) or ended())
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
         assert built.sandbox.wait(run["id"], 10)["is_cancelled"]
         output, _ = process.communicate(timeout=60)
     assert b"DagsterExecutionInterruptedError" in output or process.returncode != 0
