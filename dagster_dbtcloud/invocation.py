@@ -534,6 +534,12 @@ class DbtCloudCliInvocation:
                 f"why ({error}): {', '.join(sorted(missing)[:10])}"
             )
             return ()
+        if passed_over := sorted(missing & manifest.nodes.keys()):
+            self._log.warning(
+                f"dbt Cloud run {self.run.id} has no result of {len(passed_over)} selected nodes, "
+                f"though the dbt project has them: {', '.join(passed_over[:10])}"
+                f"{' …' if len(passed_over) > 10 else ''}"
+            )
         return tuple(sorted(missing - manifest.nodes.keys()))
 
     # --- endings

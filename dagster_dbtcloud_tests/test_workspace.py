@@ -48,6 +48,16 @@ def define(workspace: DbtCloudWorkspace) -> dg.AssetsDefinition:
     return project
 
 
+def test_what_dbt_passed_over_is_named(built: Stage, instance: dg.DagsterInstance) -> None:
+    """A green step without one of its assets is not to be found out weeks later."""
+    workspace = built.workspace()
+    built.play(("model.tiny.orders", "success"))
+    resources = {"dbt_cloud": workspace}
+    done = dg.materialize([define(workspace)], resources=resources, instance=instance)
+    log = "\n".join(entry.user_message for entry in instance.all_logs(done.run_id))
+    assert "has no result of 1 selected nodes, though the dbt project has them: model.tiny.s" in log
+
+
 # --- what may be written -------------------------------------------------------------------------
 
 
