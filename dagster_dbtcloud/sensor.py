@@ -58,17 +58,19 @@ class Observer:
     compared: set[int] = field(default_factory=set, compare=False)
     """The runs whose manifest was asked for: a tick that this made too long for Dagster stores
     nothing, and the next one must not be as long."""
+    _scopes: WeakKeyDictionary[dg.RepositoryDefinition, tuple[str, Scope]] = field(
+        default_factory=WeakKeyDictionary, compare=False, repr=False
+    )
 
     def scope(self, repository: dg.RepositoryDefinition) -> Scope:
         """Return what the code location declares of the workspace; read once."""
         digest = self.workspace.load_state().manifest.digest[:12]
-        known = _scopes.get(repository)
+        known = self._scopes.get(repository)
         if known is None or known[0] != digest:
-            known = _scopes[repository] = (digest, Scope.of(repository, digest))
+            known = self._scopes[repository] = (digest, Scope.of(repository, digest))
         return known[1]
 
 
-_scopes: WeakKeyDictionary[dg.RepositoryDefinition, tuple[str, Scope]] = WeakKeyDictionary()
 _observers: WeakKeyDictionary[dg.SensorDefinition, Observer] = WeakKeyDictionary()
 
 

@@ -1,5 +1,6 @@
 """The polling sensor on a sandbox with history: what dbt Cloud did is told, and told once."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,9 +17,9 @@ from dagster_dbtcloud import (
 from dagster_dbtcloud.errors import AuthenticationError
 from dagster_dbtcloud.marker import Marker
 from dagster_dbtcloud.sandbox import Fault, PastStep, Sandbox
-from dagster_dbtcloud.sensor import OVERLAP, PATIENCE, Cursor
+from dagster_dbtcloud.sensor import OVERLAP, PATIENCE, Cursor, observer_of
 from dagster_dbtcloud_tests.conftest import SkippingClock
-from dagster_dbtcloud_tests.stage import run_results
+from dagster_dbtcloud_tests.stage import Stage, run_results
 
 CUSTOMERS = "model.tiny.customers"
 ORDERS = "model.tiny.orders"
@@ -465,3 +466,28 @@ def test_the_name_is_safe_and_needs_no_environment(
     )
     sensor = build_dbt_cloud_polling_sensor(workspace=workspace)
     assert sensor.name == "dbt_cloud_DBT_CLOUD_PROJECT_ID_polling_sensor"
+
+
+def test_two_sensors_read_their_code_location_once_each(stage: Stage) -> None:
+    """Not at every tick because the other one's tick came in between."""
+    stage.built()
+    prefixes = ("one", "two")
+    raws = [json.loads(stage.another_manifest(prefix)) for prefix in prefixes]
+    workspaces = [stage.workspace(manifest=raw) for raw in raws]
+    sensors = [
+        build_dbt_cloud_polling_sensor(workspace=workspace, name=prefix)
+        for prefix, workspace in zip(prefixes, workspaces, strict=True)
+    ]
+    specs = [
+        spec.replace_attributes(key=spec.key.with_prefix(prefix))
+        for prefix, workspace in zip(prefixes, workspaces, strict=True)
+        for spec in load_dbt_cloud_asset_specs(workspace)
+    ]
+    repository = dg.Definitions(assets=specs, sensors=sensors).get_repository_def()
+    one, two = (observer_of(sensor) for sensor in sensors)
+    assert one is not None
+    assert two is not None
+    scope = one.scope(repository)
+    assert {key.path[0] for key in scope.declared.asset_keys.values()} == {"one"}
+    assert {key.path[0] for key in two.scope(repository).declared.asset_keys.values()} == {"two"}
+    assert one.scope(repository) is scope
