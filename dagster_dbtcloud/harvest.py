@@ -51,11 +51,15 @@ def dbt_command(command: str | None) -> str | None:
     if not words or words[0].rsplit("/", 1)[-1] != "dbt":
         return None
     flags = iter(words[1:])
+    before = ""
     for word in flags:
         if word in _FLAGS_WITH_VALUE:
             next(flags, None)
-        elif not word.startswith("-"):
-            return word if word in _COMMANDS else None
+        elif word in _COMMANDS:
+            return word
+        elif not word.startswith("-") and not before.startswith("-"):
+            return None  # else it may be the value of a flag that we do not know
+        before = word
     return None
 
 

@@ -153,6 +153,8 @@ def test_causes_of_others_name_no_dagster_run(cause: str | None) -> None:
         ("dbt --log-format json --debug run", "run"),
         ("dbt --target test docs generate", "docs"),
         ("dbt --log-level=debug test", "test"),
+        ("dbt --of-a-later-version x --debug build", "build"),
+        ("dbt --debug frobnicate", None),
         ("/usr/bin/dbt seed", "seed"),
         ("dbt frobnicate build", None),
         ("dbt", None),
