@@ -10,7 +10,6 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -526,8 +525,12 @@ class Reading:
         return self.spec(unique_id).key
 
     def _translate(self, unique_id: str) -> dg.AssetSpec:
-        with self._naming(unique_id):
+        try:
             spec = self.translator.get_asset_spec(self.manifest, unique_id, self.project)
+        except DbtCloudError:
+            raise
+        except Exception as error:  # an override may raise anything, and Dagster's own checks do
+            raise self._named(error, unique_id) from error
         if isinstance(spec, dg.AssetSpec):
             return spec
         raise ConfigError(
@@ -537,26 +540,24 @@ class Reading:
 
     def check(self, asset_spec: dg.AssetSpec, test_id: str) -> dg.AssetCheckSpec | None:
         """Return the check spec of a test as the translator has it; None if it is none of these."""
-        with self._naming(test_id):
+        try:
             return self.translator.get_asset_check_spec(
                 asset_spec, self.manifest, test_id, self.project
             )
-
-    @contextmanager
-    def _naming(self, unique_id: str) -> Iterator[None]:
-        """Name the node in whatever stops it from being translated."""
-        try:
-            yield
         except DbtCloudError:
             raise
-        except dg.DagsterInvalidDefinitionError as refused:
-            place = _place(self.props(unique_id))
-            raise dg.DagsterInvalidDefinitionError(f"{place}: {refused}") from refused
         except Exception as error:  # an override may raise anything, and Dagster's own checks do
-            raise ConfigError(
-                f"{_place(self.props(unique_id))}: {type(self.translator).__name__} cannot make it"
-                f" an asset or a check: {type(error).__name__}: {error}"
-            ) from error
+            raise self._named(error, test_id) from error
+
+    def _named(self, error: Exception, unique_id: str) -> Exception:
+        """Name the node in what stops it from being translated."""
+        place = _place(self.props(unique_id))
+        if isinstance(error, dg.DagsterInvalidDefinitionError):
+            return dg.DagsterInvalidDefinitionError(f"{place}: {error}")
+        return ConfigError(
+            f"{place}: {type(self.translator).__name__} cannot make it an asset or a check:"
+            f" {type(error).__name__}: {error}"
+        )
 
     def dep(self, unique_id: str) -> dg.AssetDep:
         """Return the dependency on a node, told about by metadata if it is a source."""

@@ -51,7 +51,7 @@ _NODE_FIELDS: tuple[tuple[str, type[Any]], ...] = (
     *((name, str) for name in ("original_file_path", "patch_path", "alias", "database", "schema")),
     *((name, str) for name in ("access", "group", "source_name", "identifier", "attached_node")),
     *((name, str) for name in ("raw_code", "language", "description")),
-    ("fqn", list),
+    *((name, list) for name in ("fqn", "exports")),
     *((name, dict) for name in ("config", "depends_on", "columns", "meta", "test_metadata")),
     *((name, dict) for name in ("unrendered_config", "contract", "query_params")),
 )
@@ -242,6 +242,11 @@ class _Reader:
         for name, column in (get("columns") or _NOTHING).items():
             if not isinstance(column, dict):
                 raise self._error(f"{collection}[{unique_id!r}].columns.{name}", "is not an object")
+        for index, export in enumerate(get("exports") or ()):
+            at = f"{collection}[{unique_id!r}].exports[{index}]"
+            if not isinstance(export, dict):
+                raise self._error(at, "is not an object")
+            self._field(export, "unrendered_config", dict, at=at)
         if (own_id := get("unique_id")) is not None and own_id != unique_id:
             raise self._error(f"{collection}[{unique_id!r}]", f"has the unique_id {own_id!r}")
         head, _, tail = unique_id.partition(".")

@@ -230,6 +230,15 @@ def whole(**changes: Any) -> bytes:
             whole(nodes={A: node(A, config={"persist_docs": True})}),
             "nodes['model.shop.a'].config.persist_docs is a boolean, not an object",
         ),
+        (whole(nodes={A: node(A, exports=3)}), "nodes['model.shop.a'].exports is a number"),
+        (
+            whole(nodes={A: node(A, exports=["x"])}),
+            "nodes['model.shop.a'].exports[0] is not an object",
+        ),
+        (
+            whole(nodes={A: node(A, exports=[{"unrendered_config": 3}])}),
+            "nodes['model.shop.a'].exports[0].unrendered_config is a number",
+        ),
         (whole(nodes={B: node(A)}), "nodes['model.shop.b'] has the unique_id 'model.shop.a'"),
         (whole(sources={A: node(A)}), "sources['model.shop.a'] is in nodes as well"),
         (whole(groups=[]), "groups is a list, not an object"),
