@@ -417,6 +417,19 @@ def test_a_request_of_ones_own_takes_what_its_path_asks(
     assert run["job"]["name"] == "Nightly"
 
 
+def test_null_is_an_empty_list(stage: Stage, nightly: int, client: DbtCloudResource) -> None:
+    """dbt Cloud gives one for the other at times, and so may a file of results."""
+    null = json.dumps({"status": {"is_success": True}, "data": None})
+    for path in ("*/jobs/", "*/runs/"):
+        stage.sandbox.faults.add(Fault("status", path=path, method="GET", status=200, body=null))
+    assert client.list_jobs(stage.sandbox.project_id) == []
+    assert client.get_runs() == []
+    whole = json.loads(run_results(which="build"))
+    left = {"run_results.json": json.dumps({**whole, "results": None}).encode()}
+    stage.sandbox.play(lambda _, command: PastStep(command, artifacts=left))
+    assert client.run_job_and_poll(nightly).result["results"] == []
+
+
 def test_refusals_are_failures(stage: Stage, client: DbtCloudResource) -> None:
     """Code that caught dagster.Failure still does; the advice is that of the client."""
     with pytest.raises(dg.Failure, match="404"):

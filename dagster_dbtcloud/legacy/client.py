@@ -271,7 +271,7 @@ class DbtCloudResource:
         found: list[Mapping[str, Any]] = []
         while True:
             params = {"project_id": project_id, "order_by": order_by, "offset": len(found)}
-            page = self._get("v2/jobs/", params)
+            page = self._get("v2/jobs/", params) or ()
             found += page
             if len(page) < 100:
                 return found
@@ -336,17 +336,14 @@ class DbtCloudResource:
         limit: int = 100,
     ) -> Sequence[Mapping[str, Any]]:
         """Return one page of runs."""
-        runs: Sequence[Mapping[str, Any]] = self._get(
-            "v2/runs/",
-            {
-                "include_related": ",".join(include_related or ()) or None,
-                "job_definition_id": job_id,
-                "order_by": order_by,
-                "offset": offset,
-                "limit": limit,
-            },
-        )
-        return runs
+        params = {
+            "include_related": ",".join(include_related or ()) or None,
+            "job_definition_id": job_id,
+            "order_by": order_by,
+            "offset": offset,
+            "limit": limit,
+        }
+        return self._get("v2/runs/", params) or []
 
     def get_run(
         self, run_id: int, include_related: Sequence[str] | None = None
@@ -514,7 +511,7 @@ class DbtCloudResource:
         for step in run.run_steps:
             if dbt_command(step.command) in BUILDING | CHECKING:
                 content = self._results_of(run, step)
-                results = [*whole.get("results", ()), *content.get("results", ())]
+                results = [*whole.get("results", ()), *(content.get("results") or ())]
                 whole = {**whole, **content, "results": results}
         if not whole:
             self._log.info(f"dbt Cloud run {run.id} left no results.")
