@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -126,9 +128,14 @@ def _cached(path: Path) -> KnownJob | None:
 def _keep(path: Path, job: KnownJob) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{id(job):x}.tmp")
-        temporary.write_text(job.to_json(), encoding="utf-8")
-        temporary.replace(path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(job.to_json())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     except OSError as error:
         logger.warning("The cache %s cannot be written: %s", path.parent, error)
 

@@ -2,7 +2,11 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -548,3 +552,32 @@ def test_a_definition_loads_while_dbt_cloud_is_down(
     assert "the job as it was serves instead" in caplog.text
     with pytest.raises(ApiError):
         stage.workspace().load_job(job)  # under this name it was never seen
+
+
+FORKED = """
+import os, sys, warnings
+from pathlib import Path
+from dagster_dbtcloud.cloud.models import Job
+from dagster_dbtcloud.existing_jobs import known_job
+
+job = Job(id=7, name="nightly", execute_steps=("dbt build",) * 50)
+children = []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        for _ in range(300):
+            known_job(7, key="key", cache_dir=Path(sys.argv[1]), fetch=lambda _: job)
+        os._exit(0)
+    children.append(child)
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+def test_forked_processes_write_files_of_their_own(tmp_path: Path) -> None:
+    """Else one moves away what another is writing, and warns, or leaves a half."""
+    words = [sys.executable, "-c", FORKED, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]
