@@ -184,17 +184,25 @@ def refuse_names(specs: DbtSpecs, refusal: dg.DagsterInvalidDefinitionError) -> 
     )
     if found is None:
         return
-    keys = {**specs.source_keys, **specs.asset_keys}
-    refused = [i for i, key in keys.items() if _plain("_".join(key.path)) == _plain(found[1])]
+    keys: dict[str, dg.AssetKey | dg.AssetCheckKey] = {
+        **specs.source_keys,
+        **specs.asset_keys,
+        **specs.check_keys,
+    }
+    refused = [i for i, key in keys.items() if _plain("_".join(_parts(key))) == _plain(found[1])]
     if not refused:
         return
     nodes = specs.manifest.nodes
     places = [f"{keys[i].to_user_string()}: {i} ({nodes[i].original_file_path})" for i in refused]
     raise ConfigError(
-        f"{specs.manifest.origin}: Dagster does not take this asset key for an asset that a step"
-        f" makes or reads:\n  {', '.join(places)}\n{refusal}\nGive it another by"
-        " meta.dagster.asset_key in dbt, or by get_asset_key of a DagsterDbtTranslator."
+        f"{specs.manifest.origin}: Dagster does not take this key for what a step makes or reads:"
+        f"\n  {', '.join(places)}\n{refusal}\nGive it another: an asset by meta.dagster.asset_key"
+        " in dbt, or by get_asset_key of a DagsterDbtTranslator; a check by get_asset_check_spec."
     ) from refusal
+
+
+def _parts(key: dg.AssetKey | dg.AssetCheckKey) -> list[str]:
+    return [*key.path] if isinstance(key, dg.AssetKey) else [*key.asset_key.path, key.name]
 
 
 def _plain(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -283,9 +285,41 @@ def test_a_key_that_dagster_takes_for_no_step_is_refused_with_its_node(name: str
         assert len(load_dbt_cloud_asset_specs(workspace=workspace)) in (1, 2)
         if unique_id == source and name in ("type", "class"):
             continue  # the table's name makes another word of it
-        with pytest.raises(ConfigError, match="Dagster does not take this asset key") as refused:
+        with pytest.raises(ConfigError, match="Dagster does not take this key") as refused:
             dbt_cloud_assets(workspace=workspace, name="shop")(lambda: None)
         assert f"{unique_id} (models/" in str(refused.value)
+
+
+def test_a_check_of_a_name_that_dagster_does_not_take_is_refused_with_its_test(
+    zoo: Manifest, tmp_path: Path
+) -> None:
+    """An override's; those by default hold only what it takes."""
+
+    class Named(DagsterDbtTranslator):
+        def get_asset_check_spec(
+            self,
+            asset_spec: dg.AssetSpec,
+            manifest: Mapping[str, Any],
+            unique_id: str,
+            project: Any,
+        ) -> dg.AssetCheckSpec | None:
+            if unique_id != UNIQUE_ORDER:
+                return super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
+            return dg.AssetCheckSpec("is it unique?", asset=asset_spec.key)
+
+    (tmp_path / "manifest.json").write_text(json.dumps(zoo.raw, default=dict))
+    workspace = DbtCloudWorkspace(
+        account_id=1,
+        token="t",
+        project_id=2,
+        environment_id=3,
+        manifest=tmp_path / "manifest.json",
+        cache_dir=tmp_path,
+        access_url="https://ab123.us1.dbt.com",
+    )
+    assets = dbt_cloud_assets(workspace=workspace, name="zoo", dagster_dbt_translator=Named())
+    with pytest.raises(ConfigError, match=rf"orders:is it unique\?: {UNIQUE_ORDER} \(models/"):
+        assets(lambda: None)
 
 
 # -- overrides that go too far -------------------------------------------------------------------
