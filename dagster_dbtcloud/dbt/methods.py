@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import translate
-from functools import lru_cache
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -328,26 +329,76 @@ def _glob(pattern: str) -> Callable[[str], object]:
     return re.compile(translate(pattern)).match
 
 
-Table = Mapping[str, list[str]]
+_LITERAL = re.compile(r"[^*?\[\]]+")
+
+
+def _literal(pattern: str) -> str:
+    """Return the longest piece that a text must hold for the glob to match; empty if unknown."""
+    if "[" in pattern:  # what is in brackets is no piece
+        pattern = pattern.partition("[")[0]
+    return max(_LITERAL.findall(pattern), key=len, default="")
+
+
+class _Texts:
+    """Texts of which those that hold a piece are found without looking at each."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+
+    def holding(self, piece: str) -> Iterable[int]:
+        """Give the places of all texts that hold ``piece``, and perhaps of some more."""
+        return self._search(piece) if piece else range(len(self.texts))
+
+    def _search(self, piece: str) -> Iterator[int]:
+        at = self._joined.find(piece)
+        while at >= 0:
+            place = bisect_right(self._starts, at) - 1
+            yield place
+            if place + 1 == len(self._starts):
+                return
+            at = self._joined.find(piece, self._starts[place + 1])
+
+    @cached_property
+    def _joined(self) -> str:
+        return "\1".join(self.texts)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *accumulate(len(text) + 1 for text in self.texts[:-1])] if self.texts else []
+
+
+class Table(dict[str, list[str]]):
+    """The ids of nodes under each of their keys."""
+
+    @cached_property
+    def _keys(self) -> _Texts:
+        return _Texts(list(self))
+
+    def glob(self, pattern: str) -> Iterator[str]:
+        """Give the ids under every key that ``pattern`` matches."""
+        matches = _glob(pattern)
+        keys = self._keys.texts
+        for place in self._keys.holding(_literal(pattern)):
+            if matches(keys[place]):
+                yield from self[keys[place]]
 
 
 def _look_up(table: Table, pattern: str) -> Iterable[str]:
     """Return the ids under every key that ``pattern`` globs."""
-    if not _WILD.search(pattern):
-        return table.get(pattern, ())
-    matches = _glob(pattern)
-    return [unique_id for key, ids in table.items() if matches(key) for unique_id in ids]
+    if _WILD.search(pattern):
+        return table.glob(pattern)
+    return table.get(pattern, ())
 
 
 def _table(manifest: Manifest, name: str, keys_of: Callable[[Node], Iterable[str]]) -> Table:
     """Return the ids of the nodes under each of their keys."""
 
     def make(manifest: Manifest) -> Table:
-        table: dict[str, list[str]] = defaultdict(list)
+        table = Table()
         for unique_id, node in manifest.nodes.items():
             for key in keys_of(node):
-                table[key].append(unique_id)
-        return dict(table)
+                table.setdefault(key, []).append(unique_id)
+        return table
 
     return _once(manifest, name, make)
 
@@ -373,7 +424,7 @@ class _Names:
     """What ``fqn`` looks up: names, and dotted paths in an order that keeps folders together."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self.leaves: dict[str, list[str]] = defaultdict(list)
+        self.leaves = Table()
         self.versioned: dict[str, list[str]] = defaultdict(list)
         # Texts alone, no tuples: the cycle collector would count those on every growth.
         keyed: list[str] = []
@@ -381,10 +432,10 @@ class _Names:
             if node.resource_type == "source":
                 continue
             if node.is_versioned and len(node.fqn) > 1:
-                self.leaves[node.fqn[-2]].append(unique_id)
+                self.leaves.setdefault(node.fqn[-2], []).append(unique_id)
                 self.versioned["_".join(node.fqn[-2:])].append(unique_id)
             else:
-                self.leaves[node.fqn[-1]].append(unique_id)
+                self.leaves.setdefault(node.fqn[-1], []).append(unique_id)
             # A dot in a name parts it like a folder; NUL sorts a folder's content together.
             whole = ".".join(node.fqn).replace(".", "\0") + f"\0\1{unique_id}"
             keyed.append(whole)
@@ -393,6 +444,7 @@ class _Names:
         keyed.sort()
         self.keys = [key.partition("\1")[0] for key in keyed]
         self.ids = [key.partition("\1")[2] for key in keyed]
+        self._texts = _Texts(self.keys)
 
     def match(self, value: str) -> set[str]:
         found = set(self.leaves.get(value, ()))
@@ -405,10 +457,15 @@ class _Names:
         if plain == len(parts):
             found.update(self.ids[first:last])
             return found
-        matches = _glob(".".join(parts[plain:]))
-        for key, unique_id in zip(self.keys[first:last], self.ids[first:last], strict=True):
+        rest = ".".join(parts[plain:])
+        matches = _glob(rest)
+        places: Iterable[int] = range(first, last)
+        if piece := _literal(rest).replace(".", "\0"):
+            places = (n for n in self._texts.holding(piece) if first <= n < last)
+        for n in places:
+            key = self.keys[n]
             if key.count("\0") >= len(parts) and matches(key[len(prefix) : -1].replace("\0", ".")):
-                found.add(unique_id)
+                found.add(self.ids[n])
         if len(parts) == 1:
             found.update(_look_up(self.leaves, value))
         return found
@@ -432,8 +489,13 @@ def _path_steps(criterion: Criterion) -> list[Step]:
         elif "**" in part:
             criterion.refuse("'**' stands for whole folders only.", hint="Write **/ before it.")
         else:
-            steps.append(_glob(part) if _WILD.search(part) else part)
+            steps.append(_step(part) if _WILD.search(part) else part)
     return steps
+
+
+def _step(part: str) -> Callable[[str], object]:
+    matches, piece = _glob(part), _literal(part)
+    return lambda name: piece in name and matches(name)
 
 
 class _Files:
@@ -502,7 +564,15 @@ class _Files:
             folder = waiting.pop()
             if folder in self.folders:
                 yield folder
-                waiting += (_join(folder, name) for name in self.folders[folder])
+                waiting += self._folders_in[folder]
+
+    @cached_property
+    def _folders_in(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {folder: [] for folder in self.folders}
+        for folder in self.folders:
+            if folder != ".":
+                found[folder.rpartition("/")[0] or "."].append(folder)
+        return found
 
 
 def _join(folder: str, name: str) -> str:
@@ -525,6 +595,7 @@ def _after_scheme(patch_path: str) -> str:
     return _clean(patch_path.partition("://")[2] or patch_path)
 
 
-@lru_cache(maxsize=4096)  # neighbours in a manifest share their files
 def _clean(path: str) -> str:
-    return posixpath.normpath(path)
+    # Nearly all are clean, and to see that is ten times quicker than to clean them.
+    clean = path[:1] not in ("", ".", "/") and path[-1] != "/"
+    return path if clean and "//" not in path and "/." not in path else posixpath.normpath(path)

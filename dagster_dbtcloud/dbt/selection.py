@@ -201,6 +201,7 @@ class _Evaluation:
         self.manifest = manifest
         self.mode = mode
         self.previous = previous
+        self._known: dict[object, tuple[set[str], set[str]]] = {}
 
     def result(self, expression: Expression | None) -> set[str]:
         if expression is None:
@@ -208,14 +209,25 @@ class _Evaluation:
         return self._evaluate(expression)[0]
 
     def _evaluate(self, expression: Expression) -> tuple[set[str], set[str]]:
-        if isinstance(expression, Criterion):
-            return self._criteria([expression])
-        bundles = [self._evaluate_alike(alike) for alike in self._alike(expression)]
-        direct = _combine(expression.operation, [selected for selected, _ in bundles])
+        """Return both sets; they are kept for what means the same, so nobody may change them."""
+        key = _meaning(expression)
+        if key not in self._known:
+            self._known[key] = (
+                self._criteria([expression])
+                if isinstance(expression, Criterion)
+                else self._group(expression)
+            )
+        return self._known[key]
+
+    def _group(self, group: Group) -> tuple[set[str], set[str]]:
+        bundles = [self._evaluate_alike(alike) for alike in self._alike(group)]
+        if group.operation != "difference":
+            bundles = list({id(bundle): bundle for bundle in bundles}.values())
+        direct = _combine(group.operation, [selected for selected, _ in bundles])
         if not any(aside for _, aside in bundles):
             return direct, set(direct)
-        wide = _combine(expression.operation, [selected | aside for selected, aside in bundles])
-        return self._promote(direct, wide, expression.indirect_selection or self.mode), wide
+        wide = _combine(group.operation, [selected | aside for selected, aside in bundles])
+        return self._promote(direct, wide, group.indirect_selection or self.mode), wide
 
     def _evaluate_alike(self, alike: list[Expression]) -> tuple[set[str], set[str]]:
         criteria = [part for part in map(_sole, alike) if isinstance(part, Criterion)]
@@ -224,7 +236,9 @@ class _Evaluation:
     def _alike(self, group: Group) -> list[list[Expression]]:
         """Put those members of a union together that one walk of the graph can serve.
 
-        Only in the modes eager and empty, where the tests of a union are the union of the tests.
+        In the modes eager and empty the tests of a union are the union of the tests. So they are in
+        a union that is cautious itself, as it brings in the tests whose parents it has together; a
+        unit test, which it forgets, has one parent.
         """
         if group.operation != "union":
             return [[part] for part in group.parts]
@@ -234,7 +248,8 @@ class _Evaluation:
             key: object = number
             if isinstance(sole, Criterion):
                 mode = sole.indirect_selection or self.mode
-                if mode in ("eager", "empty"):
+                own = group.indirect_selection or self.mode
+                if mode in ("eager", "empty") or mode == own == "cautious":
                     key = (
                         *(mode, sole.childrens_parents, sole.parents, sole.parents_depth),
                         *(sole.children, sole.children_depth),
@@ -291,6 +306,17 @@ class _Evaluation:
         nodes = self.manifest.nodes
         aside = {i for i in wide - direct if nodes[i].resource_type != "unit_test"}
         return direct | (aside - self._incomplete(aside, present))
+
+
+_MEANING = Criterion._fields.index("text")
+"""How many fields of a criterion say what it means; the others say where it stands."""
+
+
+def _meaning(expression: Expression) -> object:
+    """Return what is the same for expressions that mean the same."""
+    if isinstance(expression, Criterion):
+        return repr(expression[:_MEANING])
+    return (expression.operation, expression.indirect_selection, *map(_meaning, expression.parts))
 
 
 def _sole(expression: Expression) -> Expression:
