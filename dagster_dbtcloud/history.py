@@ -386,7 +386,8 @@ def _in_window(
     try:
         zone = definition.get_first_partition_window()
         tz = zone.start.tzinfo if zone is not None else None
-        start, end = (datetime.fromisoformat(word) for word in (first, last))
+        words = (word.replace("Z", "+00:00") for word in (first, last))  # for Python 3.10
+        start, end = map(datetime.fromisoformat, words)
         start, end = (t if t.tzinfo else t.replace(tzinfo=tz) for t in (start, end))
         keys = definition.get_partition_keys_in_time_window(dg.TimeWindow(start=start, end=end))
     except (ValueError, dg.DagsterError):

@@ -976,9 +976,10 @@ def partitions_from_dbts_vars(w: World) -> None:
         s.replace_attributes(partitions_def=daily) for s in load_dbt_cloud_asset_specs(w.workspace)
     ]
     w.use(assets=specs)
-    w.run((M[0], "success"), args={"vars": {"min_date": "2026-01-02", "max_date": "2026-01-03"}})
-    (event,) = w.tick()
-    assert event.partition == "2026-01-02"
+    for day, clock in ((2, ""), (3, "T00:00:00Z")):
+        span = {"min_date": f"2026-01-0{day}{clock}", "max_date": f"2026-01-0{day + 1}{clock}"}
+        w.run((M[0], "success"), args={"vars": span})
+    assert [event.partition for event in w.tick()] == ["2026-01-02", "2026-01-03"]
     w.use()
 
 
