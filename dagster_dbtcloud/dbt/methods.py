@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from dagster_dbtcloud.dbt.expression import Criterion, did_you_mean
-from dagster_dbtcloud.dbt.manifest import Manifest, Node
+from dagster_dbtcloud.dbt.manifest import Manifest, Node, collector_at_rest
 
 Method = Callable[[Manifest, Criterion], Iterable[str]]
 
@@ -415,7 +415,8 @@ def _once(manifest: Manifest, name: str, make: Callable[[Manifest], Made]) -> Ma
     """
     tables = _made.setdefault(manifest, {})
     if name not in tables:
-        tables[name] = make(manifest)
+        with collector_at_rest():
+            tables[name] = make(manifest)
     made: Made = tables[name]
     return made
 
