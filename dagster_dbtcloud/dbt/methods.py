@@ -159,10 +159,8 @@ def _descend(config: Mapping[str, Any], keys: tuple[str, ...]) -> object:
     for depth, key in enumerate(keys):
         if not isinstance(value, dict):
             return _MISSING
-        if depth == 0:
-            value = value.get(
-                _CONFIG_KEYS.get(key, key)
-            )  # dbt gives None for any key that a config does not have
+        if depth == 0:  # dbt gives None for any key that a config does not have
+            value = value.get(_CONFIG_KEYS.get(key, key))
         elif key in _DICT_ATTRIBUTES:
             return _MISSING  # dbt finds the dict's own method first
         else:
