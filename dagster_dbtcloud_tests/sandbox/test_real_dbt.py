@@ -239,8 +239,9 @@ def test_cancel_kills_dbt_at_once_and_leaves_the_warehouse_usable(
     until(lambda: "OK created sql view model main.orders" in dbt_log(live_api, run_id))
     during = run_of(live_api, run_id)
     assert during["status"] == 3
-    step = live_api.get(f"/steps/{during['run_steps'][3]['id']}/?include_related=debug_logs")
-    assert "Finished running node model.tiny.orders" in step.json()["data"]["debug_logs"]
+    step = f"/steps/{during['run_steps'][3]['id']}/?include_related=debug_logs"
+    told = "Finished running node model.tiny.orders"  # a moment after the console's line
+    until(lambda: told in live_api.get(step).json()["data"]["debug_logs"])
     assert live_api.get(f"/runs/{run_id}/artifacts/manifest.json").status_code == 404
     waiting = live_api.post(f"/jobs/{job}/run/", json={"cause": "later"}).json()["data"]
     assert waiting["blocked_by"] == [run_id]
