@@ -32,7 +32,13 @@ if TYPE_CHECKING:
         get_asset_keys_by_output_name_for_source,
     )
     from dagster_dbtcloud.sensor import build_dbt_cloud_polling_sensor
-    from dagster_dbtcloud.translator import DagsterDbtTranslator, DagsterDbtTranslatorSettings
+    from dagster_dbtcloud.translator import (
+        DagsterDbtTranslator,
+        DagsterDbtTranslatorSettings,
+        default_group_from_dbt_resource_props,
+        default_metadata_from_dbt_resource_props,
+        group_from_dbt_resource_props_fallback_to_directory,
+    )
     from dagster_dbtcloud.workspace import DbtCloudCredentials, DbtCloudWorkspace
 
 __all__ = [
@@ -51,9 +57,12 @@ __all__ = [
     "build_dbt_cloud_polling_sensor",
     "build_schedule_from_dbt_selection",
     "dbt_cloud_assets",
+    "default_group_from_dbt_resource_props",
+    "default_metadata_from_dbt_resource_props",
     "get_asset_key_for_model",
     "get_asset_key_for_source",
     "get_asset_keys_by_output_name_for_source",
+    "group_from_dbt_resource_props_fallback_to_directory",
     "load_dbt_cloud_asset_specs",
     "load_dbt_cloud_check_specs",
     "time_window_vars",
@@ -75,7 +84,13 @@ _ROOMS = {
         "get_asset_keys_by_output_name_for_source",
     ),
     "sensor": ("build_dbt_cloud_polling_sensor",),
-    "translator": ("DagsterDbtTranslator", "DagsterDbtTranslatorSettings"),
+    "translator": (
+        "DagsterDbtTranslator",
+        "DagsterDbtTranslatorSettings",
+        "default_group_from_dbt_resource_props",
+        "default_metadata_from_dbt_resource_props",
+        "group_from_dbt_resource_props_fallback_to_directory",
+    ),
     "workspace": ("DbtCloudCredentials", "DbtCloudWorkspace"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -161,7 +161,8 @@ class DagsterDbtTranslator:
         is_virtual = settings.enable_dbt_views_as_virtual_assets and _materialized(props) == "view"
         adapter_type = reading.adapter_type
         kinds = {"dbtcloud", *([adapter_type] if adapter_type else []), *["view"] * is_virtual}
-        metadata = {**self.get_metadata(props), UNIQUE_ID: unique_id, **reading.stamp}
+        # dagster-dbt takes None for no metadata, so overrides may return it
+        metadata = {**(self.get_metadata(props) or {}), UNIQUE_ID: unique_id, **reading.stamp}
         if adapter_type:
             metadata["dagster/storage_kind"] = adapter_type
         if reading.links is not None:

@@ -597,6 +597,17 @@ def test_every_finer_method_is_honoured(zoo: Manifest) -> None:
     assert spec.partitions_def == dg.DailyPartitionsDefinition("2026-01-01")
 
 
+def test_every_finer_method_but_the_key_may_return_none(zoo: Manifest) -> None:
+    """As with dagster-dbt, so that a branch of an override without a return is no error."""
+    methods = [name for name in vars(Everything) if name.startswith("get_")]
+    nothing = {name: lambda *_: None for name in methods if name != "get_asset_key"}
+    Nothing = type("Nothing", (DagsterDbtTranslator,), nothing)
+    specs = build_specs(zoo, translator=Nothing())
+    ledger = asset(specs, LEDGER)
+    assert ledger.metadata["dagster_dbtcloud/unique_id"] == LEDGER
+    assert (ledger.description, ledger.group_name, ledger.code_version) == (None, None, None)
+
+
 def test_partition_mappings_go_to_dependencies_and_to_oneself(zoo: Manifest) -> None:
     """A node asks for a dependency on itself in its meta."""
     mapping = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1)

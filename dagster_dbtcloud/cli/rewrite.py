@@ -48,15 +48,43 @@ _SHARED = frozenset(
         "DagsterDbtTranslatorSettings",
         "build_dbt_asset_selection",
         "build_schedule_from_dbt_selection",
+        "default_group_from_dbt_resource_props",
+        "default_metadata_from_dbt_resource_props",
         "get_asset_key_for_model",
         "get_asset_key_for_source",
         "get_asset_keys_by_output_name_for_source",
+        "group_from_dbt_resource_props_fallback_to_directory",
     }
 )
 """What dagster-dbt uses for dbt Core and for dbt Cloud; ours is for dbt Cloud alone."""
 _GONE = {
     "DagsterDbtCloudJobInvariantViolationError": "catch dagster_dbtcloud.DbtCloudError instead",
 }
+_METHODS = {
+    **dict.fromkeys(
+        ("fetch_workspace_data", "get_or_fetch_workspace_data"),
+        "workspace.load_state(), whose manifest.raw is manifest.json",
+    ),
+    "DbtCloudCliInvocation.run": "workspace.cli(...) or workspace.run_job(...)",
+    "destroy_job": "client.delete_job(...)",
+    "get_account_details": "client.account()",
+    "get_active_job_ids": "client.runs(...)",
+    "get_environment_details": "client.environment(...)",
+    "get_job_details": "client.job(...)",
+    "get_project_details": "client.project(...)",
+    "get_run_artifact": "client.artifact(...)",
+    "get_run_details": "client.run(...)",
+    "get_run_logs": 'client.run(..., include=["run_steps", "debug_logs"])',
+    "get_run_manifest_json": 'client.artifact(..., "manifest.json")',
+    "get_run_results_json": 'client.artifact(..., "run_results.json")',
+    "get_runs_batch": "client.runs(...)",
+    "list_jobs": "client.jobs(...)",
+    "list_run_artifacts": "client.artifact_paths(...)",
+    "poll_run": "workspace.follow(...)",
+    "trigger_job_run": "workspace.trigger(...)",
+    "verify_connection": "workspace.verify()",
+}
+"""Methods of ``cloud_v2``'s workspace, client and invocation that have other names here."""
 _MODULE = re.compile(r"dagster_dbt(?:\.\w+)*")
 _CLOUD_MODULE = re.compile(r"dagster_dbt\.cloud(?:_v2)?(?:\.|$)")
 _YAML_TYPE = re.compile(
@@ -232,6 +260,7 @@ class _Python:
         for alias in self._file.imports:
             self._import(alias)
         self._texts()
+        self._methods()
         text = self._file.text
         for start, end, new in sorted(self._edits, reverse=True):
             text = text[:start] + new + text[end:]
@@ -359,6 +388,19 @@ class _Python:
             if target is not None:
                 prefix = chain.bound if alias.asname is not None else target
                 self._edits.append((*file.span(chain.node), f"{prefix}.{chain.name}"))
+
+    # --- methods
+
+    def _methods(self) -> None:
+        used = self._file.names()
+        if not any(_CLOUD.get(name) == NEW or "cloud_v2" in module for module, name in used):
+            return  # the older API has some of these names, and keeps them
+        for node in ast.walk(self._file.tree):
+            if isinstance(node, ast.Attribute):
+                names = (node.attr, ".".join(ast.unparse(node).split(".")[-2:]))
+                for name in filter(_METHODS.__contains__, names):
+                    reason = f"{name} has another name here: {_METHODS[name]}"
+                    self._left.append(Left(node.end_lineno or node.lineno, reason))
 
     # --- texts, such as what is patched in tests
 

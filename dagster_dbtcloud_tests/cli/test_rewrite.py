@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 import dagster_dbtcloud
-from dagster_dbtcloud import legacy
+from dagster_dbtcloud import DbtCloudWorkspace, legacy
 from dagster_dbtcloud.cli import rewrite
 from dagster_dbtcloud.cli.rewrite import Uses, rewrite_python, rewrite_yaml, shared_move, uses_of
+from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud_tests.cli.console import Console
 
 
@@ -64,6 +66,28 @@ def test_what_needs_a_person_is_said_and_left(text: str, reason: str) -> None:
     after, left = rewritten(text)
     assert after == text
     assert any(reason in each for each in left)
+
+
+def test_methods_of_other_names_are_pointed_at() -> None:
+    """Each with its name here, which is one; the older API has some of them, and keeps them."""
+    calls = (
+        "manifest = workspace.get_or_fetch_workspace_data().manifest\n"
+        "DbtCloudCliInvocation.run(1)\n"
+        "(client.\n list_jobs())\n"
+        "other.run()\n"
+    )
+    _, left = rewritten(f"from dagster_dbt.cloud_v2.resources import DbtCloudWorkspace\n{calls}")
+    assert [each.partition(" has")[0] for each in left] == [
+        "2: get_or_fetch_workspace_data",
+        "3: DbtCloudCliInvocation.run",
+        "5: list_jobs",
+    ]
+    assert "workspace.load_state()" in left[0]
+    _, left = rewritten(f"from dagster_dbt import DbtCloudClientResource\n{calls}")
+    assert left == []
+    for advice in rewrite._METHODS.values():
+        for owner, name in re.findall(r"(workspace|client)\.(\w+)\(", advice):
+            assert hasattr(DbtCloudWorkspace if owner == "workspace" else DbtCloudClient, name)
 
 
 def test_names_that_are_not_here_do_not_make_it_core() -> None:
