@@ -101,6 +101,17 @@ class DbtCloudCredentials:
     token: Any = field(repr=False)
     access_url: Any = DEFAULT_ACCESS_URL
 
+    def __getstate__(self) -> dict[str, Any]:
+        if not isinstance(self.token, dg.EnvVar):
+            raise TypeError(
+                "DbtCloudCredentials, and a DbtCloudWorkspace with them, are not pickled: the "
+                "token would be. Give it as dagster.EnvVar."
+            )
+        return vars(self)
+
+    def __deepcopy__(self, memo: object) -> "DbtCloudCredentials":
+        return self
+
 
 class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
     """One project and environment of dbt Cloud, as a Dagster resource.

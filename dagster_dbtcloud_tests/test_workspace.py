@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -411,7 +412,7 @@ def test_an_error_inside_a_step_shows_no_token(built: Stage) -> None:
 
 
 def test_a_copy_is_the_same_workspace(built: Stage) -> None:
-    """The copy works, and is no stranger to the cache. (Dagster's resources are never pickled.)"""
+    """The copy works, and is no stranger to the cache."""
     workspace = built.workspace()
     workspace.load_state()
     other = copy.copy(workspace)
@@ -419,3 +420,14 @@ def test_a_copy_is_the_same_workspace(built: Stage) -> None:
     assert other.unique_id == workspace.unique_id
     assert other.load_state() is workspace.load_state()
     assert CORE not in repr(other)
+
+
+def test_a_token_is_copied_and_not_pickled(stage: Stage) -> None:
+    """What an I/O manager pickles lies in a file; the name of a variable may."""
+    workspace = stage.workspace()
+    for held in (workspace, workspace.credentials):
+        with pytest.raises(TypeError, match="EnvVar"):
+            pickle.dumps(held)
+    assert copy.deepcopy(workspace.credentials) is workspace.credentials
+    named = DbtCloudCredentials(account_id=1, token=dg.EnvVar("DBT_CLOUD_TOKEN"))
+    assert pickle.loads(pickle.dumps(named)) == named  # noqa: S301 - our own

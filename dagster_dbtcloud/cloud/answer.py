@@ -31,6 +31,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 EXCERPT = 300  # characters of a body that an error shows
 _LOOKED_AT = 20_000  # bytes of a body that are searched for them
 _REQUEST_IDS = ("x-request-id", "x-dbt-request-id", "x-amzn-requestid", "x-amzn-trace-id", "cf-ray")
+_DIGITS = re.compile(r"[0-9]{1,19}")
 _TAGS = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>")
 
 
@@ -162,10 +163,10 @@ class Envelope:
             try:
                 rows.append(self._validated(model, row))
             except ApiResponseError as error:
-                known = isinstance(row, dict) and type(row.get("id")) is int
-                if instead is None or not known:
+                known = _id(row)
+                if instead is None or known is None:
                     raise
-                rows.append(instead(row, str(error)))
+                rows.append(instead({**row, "id": known}, str(error)))
         return tuple(rows)
 
     def texts(self) -> tuple[str, ...]:
@@ -294,6 +295,12 @@ def _identified(answer: Answer) -> str:
 
 def _shorten(text: str) -> str:
     return text if len(text) <= EXCERPT else f"{text[: EXCERPT - 1]}…"
+
+
+def _id(row: Any) -> int | None:
+    """Return the id of a row of which nothing else need be readable; digits count (fact 30)."""
+    text = str(row.get("id")) if isinstance(row, dict) else ""
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def _kind(value: Any) -> str:

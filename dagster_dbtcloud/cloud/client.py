@@ -572,7 +572,8 @@ class DbtCloudClient:
 
 
 def _path(version: str, *parts: str | int) -> str:
-    return f"/api/{version}/accounts/{'/'.join(map(str, parts))}/"
+    end = "" if "webhooks" in parts[1:2] else "/"  # fact 2
+    return f"/api/{version}/accounts/{'/'.join(map(str, parts))}{end}"
 
 
 def _account(account_id: object) -> int:
@@ -620,11 +621,9 @@ def _failure(error: ApiError) -> retry.Failure:
 
 
 def _verdict(failure: retry.Failure, repeatable: bool, attempt: int, elapsed: float) -> str:
-    if attempt > 1:
-        return f" Gave up after {attempt} tries in {elapsed:.0f} s."
     if not repeatable and failure not in (retry.Failure.REFUSED, *retry.SURELY_UNDONE):
         return " It may have been carried out all the same, so it is not sent again."
-    return ""
+    return f" Gave up after {attempt} tries in {elapsed:.0f} s." if attempt > 1 else ""
 
 
 def _add(error: ApiError, words: str) -> None:

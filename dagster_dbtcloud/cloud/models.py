@@ -56,11 +56,12 @@ def _utc(value: object) -> object:
 def _aware(value: datetime | None) -> datetime | None:
     if value is None:
         return None
-    return (
-        value.replace(tzinfo=timezone.utc)
-        if value.tzinfo is None
-        else value.astimezone(timezone.utc)
-    )
+    if value.tzinfo is None:
+        return value.replace(tzinfo=timezone.utc)
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError as error:  # pydantic lets only some errors through as its own
+        raise ValueError("a time outside the years 1 to 9999") from error
 
 
 def _duration(value: object) -> object:
@@ -68,15 +69,18 @@ def _duration(value: object) -> object:
 
     A duration is for display only: another form reads as None rather than hide the run.
     """
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
+    try:
+        if isinstance(value, (int, float)):
+            return timedelta(seconds=value)
+        match = _DURATION.fullmatch(str(value).strip())
         if match is None:
             return None
         days, hours, minutes, seconds = match.groups()
         return timedelta(
             days=int(days or 0), hours=int(hours), minutes=int(minutes), seconds=float(seconds)
         )
-    return value
+    except (OverflowError, ValueError):  # longer than a timedelta can be; not a number
+        return None
 
 
 def _text(value: object) -> object:

@@ -176,7 +176,9 @@ class Transport:
         hint = ""
         if "CERTIFICATE_VERIFY_FAILED" in text:
             hint = "; if your network inspects TLS, set SSL_CERT_FILE to its CA bundle"
-        elif isinstance(error, httpx.ConnectError):
+        elif isinstance(error, httpx.ProxyError):
+            hint = "; so says the proxy that HTTPS_PROXY or ALL_PROXY names"
+        elif isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             hint = "; look at the access URL, and at the network or proxy"
         return ApiConnectionError(
             f"{request.method} {url}: no answer ({type(error).__name__}: {text}){hint}.",

@@ -23,7 +23,8 @@ class Behaviour:
     logs_seconds: float = 0.0
     #: A finished run is missing from lists for this long.
     listed_seconds: float = 0.0
-    #: A missing trailing slash: False takes both forms, True redirects GET and refuses POST.
+    #: A missing trailing slash: False takes both forms, True redirects GET and refuses POST; one
+    #: too many (artifacts, webhooks) is then 404.
     strict_slashes: bool = False
     #: What a successful POST of a new job or run answers: 200 (specification) or 201 (older).
     created_status: int = 200

@@ -198,6 +198,8 @@ class Router:
         lacks_slash = found[0][1].path.endswith("/") and not path.endswith("/")
         if served is None or (strict and lacks_slash and method != "GET"):
             return JSONResponse({"detail": f'Method "{request.method}" not allowed.'}, 405)
+        if strict and path.endswith("/") and not served[1].path.endswith("/"):
+            return HTMLResponse("<h1>Page not found</h1>", 404)
         if strict and lacks_slash:
             return RedirectResponse(request.url.replace(path=path + "/"), 308)
         match, endpoint = served

@@ -16,6 +16,7 @@ import pytest
 from dagster_dbtcloud.clock import ManualClock
 from dagster_dbtcloud.cloud import Job, TriggerRun
 from dagster_dbtcloud.cloud.client import DbtCloudClient
+from dagster_dbtcloud.cloud.models import BrokenRun
 from dagster_dbtcloud.errors import (
     ApiConnectionError,
     ApiResponseError,
@@ -132,6 +133,14 @@ def listed(call: Call) -> Call:
             "GET",
             f"{V2}/runs/5/artifacts/compiled/my%20shop/50%2541.sql",
             {"step": "4"},
+        ),
+        (lambda c: c.request("GET", "v2/jobs/77"), {}, "GET", f"{V2}/jobs/77/", {}),
+        (
+            lambda c: c.request("GET", "v3/webhooks/subscriptions/", params={"limit": 5}),
+            [],
+            "GET",
+            "/api/v3/accounts/4242/webhooks/subscriptions",
+            {"limit": "5"},
         ),
         (
             listed(lambda c: c.runs()),
@@ -266,6 +275,17 @@ def test_runs_are_walked_page_by_page(make_client: MakeClient) -> None:
     assert client.requests_made == 1
     assert [run.id for run in runs] == list(range(51, 251))
     assert client.requests_made == 5
+
+
+def test_a_broken_run_is_known_by_its_digits(make_client: MakeClient) -> None:
+    """Ids may come as text (fact 30): also then one broken run does not hide the others."""
+    extra = {"pagination": {"total_count": 2}}
+    listed = ok([{**run(), "id": "7", "created_at": "soon"}, {"id": "8"}], extra=extra)
+    client = make_client(Script(listed))
+    broken, whole = client.runs(tolerant=True)
+    assert isinstance(broken, BrokenRun)
+    assert "created_at" in broken.fault
+    assert (broken.id, whole.id) == (7, 8)
 
 
 def test_a_server_that_does_not_page_is_an_api_error(make_client: MakeClient) -> None:
@@ -549,6 +569,14 @@ def test_a_trigger_is_repeated_only_if_it_was_never_sent(
     else:
         assert client.trigger_run(77, TriggerRun(cause="x")).id == 900123
         assert client.requests_made == 2
+
+
+def test_doubt_after_other_failures_is_told(make_client: MakeClient) -> None:
+    """It is not for want of time that the trigger is not sent again."""
+    client = make_client(Script(failed(429), httpx.ReadError("it broke"), ok(run())))
+    with pytest.raises(ApiConnectionError, match="may have been carried out"):
+        client.trigger_run(77, TriggerRun(cause="x"))
+    assert client.requests_made == 2
 
 
 CREATE: Call = lambda c: c.create_job(  # noqa: E731 - one of a table of calls

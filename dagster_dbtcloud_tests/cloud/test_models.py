@@ -61,6 +61,10 @@ def test_timestamps_become_utc(text: str | None, expected: datetime | None) -> N
         (12.5, 12.5),
         (None, None),
         ("a while", None),
+        ("99999999999999:00:00", None),
+        (1e300, None),
+        (float("nan"), None),
+        ({"seconds": 1}, None),
     ],
 )
 def test_durations_run_past_a_day(text: object, seconds: float | None) -> None:
@@ -103,6 +107,13 @@ def test_a_malformed_field_is_an_error() -> None:
     """A status that is not a number is not guessed at."""
     with pytest.raises(ValidationError):
         Run.model_validate({"id": 1, "status": "Success"})
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_a_time_that_does_not_fit_is_a_malformed_field(text: str) -> None:
+    """In UTC it lies outside of what a datetime can hold; one run's fault, not a crash."""
+    with pytest.raises(ValidationError, match="outside the years"):
+        Run.model_validate({"id": 1, "created_at": text})
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ def test_slashes_are_optional_unless_strict(still: Sandbox, api: httpx.Client) -
     assert refused.json() == {"detail": 'Method "POST" not allowed.'}
     run = still.insert_run(job, steps=[PastStep("dbt ls", artifacts={"a.json": {"a": 1}})])
     assert api.get(f"/runs/{run}/artifacts/a.json").json() == {"a": 1}
+    assert api.get(f"/runs/{run}/artifacts/a.json/").status_code == 404
 
 
 def test_wrong_methods_and_addresses(still: Sandbox, api: httpx.Client) -> None:
