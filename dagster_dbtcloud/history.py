@@ -31,7 +31,7 @@ from dagster_dbtcloud.events import (
 from dagster_dbtcloud.harvest import Harvest, harvest, harvest_lone, run_ref
 from dagster_dbtcloud.partitions import of_partition
 from dagster_dbtcloud.recorded import AssetEvent
-from dagster_dbtcloud.specs import MANIFEST, UNIQUE_ID, specs_of
+from dagster_dbtcloud.specs import ENVIRONMENT, MANIFEST, UNIQUE_ID, specs_of
 
 RunFilter = Callable[[Run], bool]
 PartitionKeyFn = Callable[[Run, Mapping[str, Any]], "str | Sequence[str] | None"]
@@ -91,22 +91,30 @@ class Scope:
     parents: Mapping[dg.AssetKey, tuple[dg.AssetKey, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, repository: dg.RepositoryDefinition, digest: str) -> Scope:
-        """Read the specs that were built from the manifest with this digest (its first digits)."""
+    def of(cls, repository: dg.RepositoryDefinition, digest: str, environment_id: int) -> Scope:
+        """Read the specs that were built from the manifest with this digest (its first digits).
+
+        A manifest that was given to the workspaces of several environments is in the specs of each.
+        """
+        environment = str(environment_id)
+
+        def is_ours(metadata: Mapping[str, Any]) -> bool:
+            return (
+                metadata.get(MANIFEST) == digest
+                and metadata.get(ENVIRONMENT, environment) == environment
+            )
+
         assets = {id(each): each for each in repository.assets_defs_by_key.values()}
         checks = {id(each): each for each in repository.asset_checks_defs_by_key.values()}
         asset_specs = [
-            spec
-            for each in assets.values()
-            for spec in each.specs
-            if spec.metadata.get(MANIFEST) == digest
+            spec for each in assets.values() for spec in each.specs if is_ours(spec.metadata)
         ]
         named = dict(specs_of(asset_specs[0]).source_keys) if asset_specs else {}
         check_specs = [
             spec
             for each in {**assets, **checks}.values()
             for spec in each.check_specs
-            if (spec.metadata or {}).get(MANIFEST) == digest or _is_of_source(spec, named)
+            if is_ours(spec.metadata) or _is_of_source(spec, named)
         ]
         upstream = {dep.asset_key for spec in asset_specs for dep in spec.deps}
         declared = Declared.from_specs(asset_specs, check_specs)
@@ -176,7 +184,7 @@ def tell(
     scope: Scope,
     rules: Rules,
     *,
-    instance: dg.DagsterInstance | None = None,
+    instance: dg.DagsterInstance,
     partition_range: tuple[str, str] | None = None,
 ) -> Told:
     """Render a run's results over what is declared, in the order in which dbt finished them.
@@ -207,9 +215,10 @@ def tell(
             said = interpret(results, scope.declared, ref)
             args = results.args
         undeclared.update(dict.fromkeys(said.undeclared))
-        partitions = _Partitions(found.run, args, scope, rules, instance, partition_range)
-        for outcome in _parents_first(said.outcomes, scope.parents):
-            events.extend(_render(outcome, scope.declared, partitions, rules))
+        partitions = _Partitions(found.run, args, scope, rules, partition_range)
+        with dg.partition_loading_context(dynamic_partitions_store=instance):
+            for outcome in _parents_first(said.outcomes, scope.parents):
+                events.extend(_render(outcome, scope.declared, partitions, rules))
         problems.extend(partitions.problems)
     return Told(found.run, tuple(events), tuple(undeclared), tuple(dict.fromkeys(problems)))
 
@@ -264,7 +273,7 @@ def _parents_first(
 
 
 class _Partitions:
-    """Which partitions one step built, of each asset."""
+    """Which partitions one step built, of each asset; Dagster's dynamic partitions are loaded."""
 
     def __init__(
         self,
@@ -272,14 +281,12 @@ class _Partitions:
         args: Mapping[str, Any],
         scope: Scope,
         rules: Rules,
-        instance: dg.DagsterInstance | None,
         partition_range: tuple[str, str] | None,
     ) -> None:
         self._run = run
         self._args = args
         self._scope = scope
         self._rules = rules
-        self._instance = instance
         self._range = partition_range
         self._given: tuple[str, ...] | None = None
         self._known: dict[dg.PartitionsDefinition, tuple[str, ...]] = {}
@@ -321,9 +328,6 @@ class _Partitions:
     ) -> tuple[str, ...]:
         if start == end or not (self._has(definition, start) and self._has(definition, end)):
             return (start,)
-        if isinstance(definition, dg.DynamicPartitionsDefinition):
-            keys = self._dynamic(definition)
-            return tuple(keys[keys.index(start) : keys.index(end) + 1])
         return tuple(definition.get_partition_keys_in_range(dg.PartitionKeyRange(start, end)))
 
     def _from_vars(self, definition: dg.PartitionsDefinition) -> tuple[str, ...]:
@@ -341,17 +345,10 @@ class _Partitions:
         return tuple(known) if len(known) == 1 else ()
 
     def _has(self, definition: dg.PartitionsDefinition, key: str) -> bool:
-        if isinstance(definition, dg.DynamicPartitionsDefinition):
-            return key in self._dynamic(definition)
         try:
             return definition.has_partition_key(key)
         except (ValueError, dg.DagsterError):
             return False  # not even of the partitions' form
-
-    def _dynamic(self, definition: dg.DynamicPartitionsDefinition) -> Sequence[str]:
-        if self._instance is None or definition.name is None:
-            return ()
-        return self._instance.get_dynamic_partitions(definition.name)
 
 
 def _in_batches(definition: dg.PartitionsDefinition, batches: Sequence[Batch]) -> tuple[str, ...]:
@@ -360,7 +357,7 @@ def _in_batches(definition: dg.PartitionsDefinition, batches: Sequence[Batch]) -
         return ()
     keys: dict[str, None] = {}
     for span in _joined(batches):
-        for key in definition.get_partition_keys_in_time_window(span):
+        for key in _keys_in(definition, span):
             window = definition.time_window_for_partition_key(key)
             if span.start <= window.start and window.end <= span.end:
                 keys[key] = None
@@ -389,7 +386,20 @@ def _in_window(
         words = (word.replace("Z", "+00:00") for word in (first, last))  # for Python 3.10
         start, end = map(datetime.fromisoformat, words)
         start, end = (t if t.tzinfo else t.replace(tzinfo=tz) for t in (start, end))
-        keys = definition.get_partition_keys_in_time_window(dg.TimeWindow(start=start, end=end))
+        keys = _keys_in(definition, dg.TimeWindow(start=start, end=end))
     except (ValueError, dg.DagsterError):
         return ()
     return tuple(keys) if len(keys) <= _MOST_PARTITIONS else ()
+
+
+def _keys_in(definition: dg.TimeWindowPartitionsDefinition, span: dg.TimeWindow) -> Sequence[str]:
+    """Return the partitions that begin in a span, which may reach to the year 9999: Dagster would
+    walk there.
+    """
+    first, last = definition.get_first_partition_window(), definition.get_last_partition_window()
+    if first is None or last is None:
+        return ()
+    start, end = max(span.start, first.start), min(span.end, last.end)
+    if start >= end:
+        return ()
+    return definition.get_partition_keys_in_time_window(dg.TimeWindow(start=start, end=end))

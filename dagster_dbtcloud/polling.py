@@ -271,7 +271,10 @@ class Poll:
         now = self.clock.now()
         for run_id, since in sorted(cursor.waiting.items(), key=lambda pair: (pair[1], pair[0])):
             run = Run(id=run_id)
-            owner = ownership(self.instance, run, now=now)
+            ended = Run(
+                id=run_id, finished_at=since
+            )  # so that a worker that vanished is not for ever
+            owner = ownership(self.instance, ended, now=now)
             if owner.waiting:
                 yield _Item(run, since, verdict=RunReport(run, waiting=_OWNED))
             elif not (owner.dagster_runs or _is_due(since, cursor.polled_at, now)):

@@ -67,7 +67,11 @@ class Observer:
         digest = self.workspace.load_state().manifest.digest[:12]
         known = self._scopes.get(repository)
         if known is None or known[0] != digest:
-            known = self._scopes[repository] = (digest, Scope.of(repository, digest))
+            environment_id = self.workspace.ids().environment_id
+            known = self._scopes[repository] = (
+                digest,
+                Scope.of(repository, digest, environment_id),
+            )
         return known[1]
 
 
@@ -156,7 +160,12 @@ def build_dbt_cloud_polling_sensor(
         ids = workspace.ids()
         woken: frozenset[int] = frozenset()
         if webhooks:
-            found = notes(context.instance, account_id=ids.account_id, now=now)
+            found = notes(
+                context.instance,
+                account_id=ids.account_id,
+                environment_id=ids.environment_id,
+                now=now,
+            )
             woken = frozenset(run for run in found if not cursor.knows(run))
             if not woken and cursor.polled_at and now - cursor.polled_at < interval:
                 return dg.SensorResult(

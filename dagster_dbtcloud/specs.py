@@ -30,6 +30,7 @@ from dagster_dbtcloud.translator import (
 )
 
 __all__ = [
+    "ENVIRONMENT",
     "EXPLORE_URL",
     "MANIFEST",
     "UNIQUE_ID",
@@ -42,6 +43,8 @@ __all__ = [
 
 MANIFEST = "dagster_dbtcloud/manifest"
 """Metadata key of every asset spec and check spec: 12 hex digits of the manifest's digest."""
+ENVIRONMENT = "dagster_dbtcloud/environment"
+"""The same: dbt Cloud's id of the environment that builds it, where it was known at load."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,13 @@ def build_specs(
     translator = validate_translator(translator)
     selected = select_nodes(manifest, select=select, exclude=exclude, selector=selector)
     held = selected if only is None else selected & frozenset(only)
+    stamp = {MANIFEST: manifest.digest[:12]}
+    if links is not None and links.environment_id is not None:
+        stamp[ENVIRONMENT] = str(links.environment_id)
     reading = Reading(
         translator,
         manifest.raw,
-        stamp={MANIFEST: manifest.digest[:12]},
+        stamp=stamp,
         links=links,
         origin=manifest.origin,
         nodes=manifest.nodes,

@@ -18,22 +18,33 @@ _SLOTS = 64
 
 
 def leave_note(
-    instance: dg.DagsterInstance, *, account_id: int, run_id: int, now: datetime
+    instance: dg.DagsterInstance,
+    *,
+    account_id: int,
+    environment_id: int | None,
+    run_id: int,
+    now: datetime,
 ) -> None:
-    """Leave a note for the sensors of this instance. Safe in any process, at any time, again."""
-    instance.daemon_cursor_storage.set_cursor_values(
-        {_place(account_id, run_id % _SLOTS): json.dumps([run_id, now.timestamp()])}
-    )
+    """Leave a note for the sensors of this instance. Safe in any process, at any time, again.
+
+    Without an environment it is for those of every environment.
+    """
+    note = json.dumps([run_id, now.timestamp(), environment_id])
+    place = _place(account_id, run_id % _SLOTS)
+    instance.daemon_cursor_storage.set_cursor_values({place: note})
 
 
-def notes(instance: dg.DagsterInstance, *, account_id: int, now: datetime) -> frozenset[int]:
-    """Return the runs that were noted of late. One query."""
+def notes(
+    instance: dg.DagsterInstance, *, account_id: int, environment_id: int, now: datetime
+) -> frozenset[int]:
+    """Return the runs of an environment that were noted of late. One query."""
     places = {_place(account_id, slot) for slot in range(_SLOTS)}
     found: set[int] = set()
     for text in instance.daemon_cursor_storage.get_cursor_values(places).values():
         try:
-            run_id, written = json.loads(text)
-            if abs(now.timestamp() - float(written)) < FRESH.total_seconds():
+            run_id, written, environment = json.loads(text)
+            fresh = abs(now.timestamp() - float(written)) < FRESH.total_seconds()
+            if fresh and environment in (None, environment_id):
                 found.add(int(run_id))
         except (ValueError, TypeError):
             continue  # another version's note

@@ -18,7 +18,7 @@ import hmac
 import json
 import os
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 
@@ -100,12 +100,11 @@ class WebhookApp:
         found = _ended_run(body)
         if found is None:
             return 400, "not a webhook of dbt Cloud"
-        account_id, run_id = found
-        if run_id is None:
+        if found.run_id is None:
             return 200, "nothing to note"
         # Dagster's storage may take a moment; other deliveries go on meanwhile
-        await asyncio.to_thread(self._note, account_id, run_id)
-        return 200, f"run {run_id} noted"
+        await asyncio.to_thread(self._note, found.account_id, found.environment_id, found.run_id)
+        return 200, f"run {found.run_id} noted"
 
     def is_signed(self, body: bytes, signature: bytes) -> bool:
         """Tell whether ``signature`` is the bare hex HMAC-SHA256 of the raw body (fact 40)."""
@@ -116,15 +115,26 @@ class WebhookApp:
         ]
         return any(verdicts)
 
-    def _note(self, account_id: int, run_id: int) -> None:
+    def _note(self, account_id: int, environment_id: int | None, run_id: int) -> None:
         if self._instance is None:
             self._instance = dg.DagsterInstance.get()
-        now = self._clock.now()
-        leave_note(self._instance, account_id=account_id, run_id=run_id, now=now)
+        leave_note(
+            self._instance,
+            account_id=account_id,
+            environment_id=environment_id,
+            run_id=run_id,
+            now=self._clock.now(),
+        )
 
 
-def _ended_run(body: bytes) -> tuple[int, int | None] | None:
-    """Return (account, run) of a payload; no run for an event that ends none; None if unreadable.
+class _Ended(NamedTuple):
+    account_id: int
+    environment_id: int | None = None
+    run_id: int | None = None
+
+
+def _ended_run(body: bytes) -> _Ended | None:
+    """Return the run of a payload; no run for an event that ends none; None if unreadable.
 
     Ids inside ``data`` are texts (fact 41).
     """
@@ -132,9 +142,11 @@ def _ended_run(body: bytes) -> tuple[int, int | None] | None:
         raw = json.loads(body)
         account_id, event = int(raw["accountId"]), raw["eventType"]
         if event not in _ENDS:
-            return account_id, None
-        return account_id, int(raw["data"]["runId"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+            return _Ended(account_id)
+        environment = str(raw["data"].get("environmentId"))
+        environment_id = int(environment) if environment.isdecimal() else None
+        return _Ended(account_id, environment_id, int(raw["data"]["runId"]))
+    except (ArithmeticError, AttributeError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -175,6 +175,17 @@ class World:
         cause = Marker(run.run_id, "dbt", 0, 0).cause()
         return {"cause": cause, "cause_category": "api"}
 
+    def note(self, run_id: int) -> None:
+        """Do what a webhook does."""
+        ids = self.workspace.ids()
+        leave_note(
+            self.instance,
+            account_id=ids.account_id,
+            environment_id=ids.environment_id,
+            run_id=run_id,
+            now=self.clock.now(),
+        )
+
     def ended(self, run: dg.DagsterRun) -> None:
         self.instance.report_run_failed(run)
 
@@ -534,7 +545,8 @@ def our_run_executed_again_while_the_sensor_looks(w: World) -> None:
 @case
 def our_run_whose_worker_vanished(w: World) -> None:
     run = w.dagster_run(dg.DagsterRunStatus.STARTED)
-    w.good(**w.caused_by(run))
+    run_id = w.good(**w.caused_by(run))
+    w.instance.add_run_tags(run.run_id, {f"{RUN_TAG_PREFIX}{run_id}": STARTED})
     assert w.tick(2) == []
     w.skip(timedelta(hours=25))
 
@@ -890,10 +902,10 @@ def webhooks_replayed_and_out_of_order(w: World) -> None:
     w.use(webhooks=True)
     run_id = w.good()
     for noted in (run_id, run_id, 12345):
-        leave_note(w.instance, account_id=w.sandbox.account_id, run_id=noted, now=w.clock.now())
+        w.note(noted)
     w.tick(3)
     w.skip(11 * MINUTE)
-    leave_note(w.instance, account_id=w.sandbox.account_id, run_id=run_id, now=w.clock.now())
+    w.note(run_id)
     w.tick(2)
 
 
@@ -902,7 +914,7 @@ def a_webhook_before_the_list_knows_the_run(w: World) -> None:
     w.use(webhooks=True)
     w.tick()
     run_id = w.good(listed_at=w.clock.now() + 2 * MINUTE)
-    leave_note(w.instance, account_id=w.sandbox.account_id, run_id=run_id, now=w.clock.now())
+    w.note(run_id)
     assert len(w.tick()) == 6
     w.skip(3 * MINUTE)
 

@@ -17,6 +17,7 @@ EVERY_DAY = {
     "our run recorded in part by a killed step",
     "our run adopted and recorded by a later one",
     "our run that the daemon will retry",
+    "our run whose worker vanished",
     "killed between two events",
     "killed again and again",
     "killed at the very first tick",

@@ -1,6 +1,7 @@
 """The polling sensor on a sandbox with history: what dbt Cloud did is told, and told once."""
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,9 +17,11 @@ from dagster_dbtcloud import (
 )
 from dagster_dbtcloud.errors import AuthenticationError
 from dagster_dbtcloud.marker import Marker
+from dagster_dbtcloud.recorded import key_of
 from dagster_dbtcloud.sandbox import Fault, PastStep, Sandbox
 from dagster_dbtcloud.sensor import OVERLAP, PATIENCE, Cursor, observer_of
 from dagster_dbtcloud_tests.conftest import SkippingClock
+from dagster_dbtcloud_tests.observing import results
 from dagster_dbtcloud_tests.stage import Stage, run_results
 
 CUSTOMERS = "model.tiny.customers"
@@ -450,6 +453,58 @@ def test_microbatches_tell_their_partitions(
     assert [(told([event])[0][0], event.partition) for event in events] == expected
 
 
+_DAILY = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-04")
+_OF_TENANTS = dg.DynamicPartitionsDefinition(name="tenants")
+
+
+@pytest.mark.parametrize(
+    ("partitions", "variables", "expected"),
+    [
+        (
+            _DAILY,
+            {"start_date": "1900-01-01", "end_date": "9999-12-31"},
+            ["2026-01-01", "2026-01-02", "2026-01-03"],
+        ),
+        (dg.DailyPartitionsDefinition("2100-01-01"), {"min_date": "x", "max_date": "y"}, [None]),
+        (_OF_TENANTS, {"tenant": "acme"}, ["acme"]),
+        (
+            dg.MultiPartitionsDefinition({"day": _DAILY, "tenant": _OF_TENANTS}),
+            {"partition_key": "2026-01-02|acme"},
+            ["2026-01-02|acme"],
+        ),
+        (
+            dg.MultiPartitionsDefinition({"day": _DAILY, "tenant": _OF_TENANTS}),
+            {"partition_key": "2026-01-02|nobody"},
+            [None],
+        ),
+    ],
+    ids=["all of time", "none yet", "dynamic", "dynamic and daily", "of nobody"],
+)
+def test_dbts_vars_tell_the_partitions(
+    observer: Observer,
+    sandbox: Sandbox,
+    nightly: int,
+    partitions: dg.PartitionsDefinition[Any],
+    variables: dict[str, str],
+    expected: list[str | None],
+) -> None:
+    """Of any kind of partitions, and at once: Dagster itself walks to the year 9999 for a minute,
+    in which the tick dies.
+    """
+    observer.instance.add_dynamic_partitions("tenants", ["acme"])
+    specs = load_dbt_cloud_asset_specs(observer.workspace)
+    observer.use(assets=[spec.replace_attributes(partitions_def=partitions) for spec in specs])
+    observer.tick()
+    content = results([(ORDERS, "success")], vars=variables)
+    sandbox.insert_run(
+        nightly, steps=[PastStep("dbt build", artifacts={"run_results.json": content})]
+    )
+    begun = time.monotonic()
+    events = observer.tick()
+    assert time.monotonic() - begun < 10
+    assert [event.partition for event in events] == expected
+
+
 @pytest.mark.parametrize("text", ["", "{", "null", '{"version": 1}', "[]", '{"last": 3}'])
 def test_a_cursor_that_is_not_ours_starts_anew(text: str) -> None:
     """Another library's cursor, or a broken one, does not stop the sensor for ever."""
@@ -466,6 +521,43 @@ def test_the_name_is_safe_and_needs_no_environment(
     )
     sensor = build_dbt_cloud_polling_sensor(workspace=workspace)
     assert sensor.name == "dbt_cloud_DBT_CLOUD_PROJECT_ID_polling_sensor"
+
+
+def test_environments_that_share_a_manifest_keep_their_assets_apart(stage: Stage) -> None:
+    """Staging and production from one file: a run of the one is not told of the other's assets."""
+    raw = json.loads(stage.manifest)
+    environments = {
+        "staging": stage.sandbox.create_environment("staging"),
+        "production": stage.sandbox.environment_id,
+    }
+    sensors, assets = {}, []
+    for prefix, environment_id in environments.items():
+        workspace = stage.workspace(manifest=raw, environment_id=environment_id)
+
+        @dbt_cloud_assets(workspace=workspace, name=prefix)
+        def dbt_project() -> Iterator[Any]:
+            yield from ()  # only dbt Cloud runs it
+
+        keys = {key: key.with_prefix(prefix) for key in dbt_project.keys}
+        assets.append(dbt_project.with_attributes(asset_key_replacements=keys))
+        sensors[prefix] = build_dbt_cloud_polling_sensor(workspace=workspace, name=prefix)
+    repository = dg.Definitions(assets=assets, sensors=[*sensors.values()]).get_repository_def()
+    test = next(each for each in raw["nodes"] if each.startswith("test.tiny.unique_orders"))
+    for prefix, environment_id in environments.items():
+        job = stage.sandbox.create_job(prefix, ["dbt build"], environment_id=environment_id)
+        stage.sandbox.insert_run(
+            job, steps=[step("dbt build", (ORDERS, "success"), (test, "pass"))]
+        )
+    for prefix, sensor in sensors.items():
+        with (
+            dg.DagsterInstance.ephemeral() as instance,
+            dg.build_sensor_context(instance=instance, repository_def=repository) as context,
+        ):
+            events = sensor.evaluate_tick(context).asset_events
+        assert [key_of(event) for event in events] == [
+            dg.AssetKey([prefix, "orders"]),
+            dg.AssetCheckKey(dg.AssetKey([prefix, "orders"]), "unique_orders_id"),
+        ]
 
 
 def test_two_sensors_read_their_code_location_once_each(stage: Stage) -> None:

@@ -17,7 +17,7 @@ from dagster_dbtcloud.wake import FRESH, leave_note, notes
 from dagster_dbtcloud.webhooks import LARGEST_BODY, WebhookApp
 
 SECRET = "shown-once"
-ACCOUNT, RUN = 70403103100001, 70403103700001
+ACCOUNT, ENVIRONMENT, RUN = 70403103100001, 70403103300001, 70403103700001
 NOW = datetime(2026, 1, 5, 10, 25, tzinfo=timezone.utc)
 
 
@@ -34,7 +34,12 @@ def payload(event: str = "job.run.completed", **data: Any) -> bytes:
             "accountId": ACCOUNT,
             "eventId": "wev_1",
             "eventType": event,
-            "data": {"jobId": "77", "runId": str(RUN), **data},
+            "data": {
+                "jobId": "77",
+                "runId": str(RUN),
+                "environmentId": str(ENVIRONMENT),
+                **data,
+            },
         }
     ).encode()
 
@@ -65,7 +70,7 @@ def deliver(
 
 
 def noted(instance: dg.DagsterInstance) -> frozenset[int]:
-    return notes(instance, account_id=ACCOUNT, now=NOW)
+    return notes(instance, account_id=ACCOUNT, environment_id=ENVIRONMENT, now=NOW)
 
 
 @pytest.mark.parametrize("event", ["job.run.completed", "job.run.errored"])
@@ -76,6 +81,13 @@ def test_a_run_that_ended_is_noted_however_often_it_is_told(
     body = payload(event)
     for _ in range(3):
         assert deliver(instance, body, signature(body)) == 200
+    assert noted(instance) == {RUN}
+
+
+def test_a_run_of_an_environment_unknown_wakes_all(instance: dg.DagsterInstance) -> None:
+    """Better one look too many than a run that is told late."""
+    body = payload(environmentId=None)
+    assert deliver(instance, body, signature(body)) == 200
     assert noted(instance) == {RUN}
 
 
@@ -111,7 +123,12 @@ def test_a_body_that_was_changed_is_refused(instance: dg.DagsterInstance) -> Non
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"null", b'{"accountId": 1}', payload(runId="x"), b'{"a":' * 9_000]
+    "body",
+    [
+        *(b"", b"[]", b"null", b'{"accountId": 1}', b'{"a":' * 9_000),
+        *(payload(runId="x"), b'{"accountId": Infinity}'),
+        payload().replace(b'"data": {', b'"data": [], "more": {'),
+    ],
 )
 def test_what_is_signed_and_no_webhook_is_refused(
     instance: dg.DagsterInstance, body: bytes
@@ -136,13 +153,19 @@ def test_without_a_secret_there_is_no_app() -> None:
 
 def test_a_note_is_heeded_for_a_while_and_by_its_account(instance: dg.DagsterInstance) -> None:
     """Nobody has to take it away; another version's note is passed over."""
-    leave_note(instance, account_id=ACCOUNT, run_id=RUN, now=NOW)
-    leave_note(instance, account_id=ACCOUNT, run_id=RUN + 1, now=NOW)
-    assert noted(instance) == {RUN, RUN + 1}
-    assert notes(instance, account_id=ACCOUNT + 1, now=NOW) == frozenset()
-    assert notes(instance, account_id=ACCOUNT, now=NOW + FRESH) == frozenset()
+
+    def heeded(**values: Any) -> frozenset[int]:
+        asked = {"account_id": ACCOUNT, "environment_id": ENVIRONMENT, "now": NOW, **values}
+        return notes(instance, **asked)
+
+    whose: dict[str, Any] = {"account_id": ACCOUNT, "environment_id": ENVIRONMENT, "now": NOW}
+    leave_note(instance, run_id=RUN, **whose)
+    leave_note(instance, run_id=RUN + 1, **{**whose, "environment_id": None})
+    assert heeded() == {RUN, RUN + 1}
+    assert heeded(account_id=ACCOUNT + 1) == frozenset()
+    assert heeded(environment_id=ENVIRONMENT + 1) == {RUN + 1}
+    assert heeded(now=NOW + FRESH) == frozenset()
     place = f"dagster_dbtcloud/wake/{ACCOUNT}/0"
     instance.daemon_cursor_storage.set_cursor_values({place: '{"version": 9}'})
     assert noted(instance) == {RUN, RUN + 1}
-    later = NOW + timedelta(minutes=1)
-    assert notes(instance, account_id=ACCOUNT, now=later) == {RUN, RUN + 1}
+    assert heeded(now=NOW + timedelta(minutes=1)) == {RUN, RUN + 1}

@@ -94,9 +94,12 @@ def ran(world: World) -> int:
 
 
 def noted(world: World) -> frozenset[int]:
-    found = notes(world.instance, account_id=world.sandbox.account_id, now=world.clock.now())
-    assert isinstance(found, frozenset)
-    return found
+    return notes(
+        world.instance,
+        account_id=world.sandbox.account_id,
+        environment_id=world.environment,
+        now=world.clock.now(),
+    )
 
 
 def ends(received: Received) -> Callable[[], int]:
@@ -117,6 +120,19 @@ def test_a_run_is_recorded_as_soon_as_it_is_told(world: World) -> None:
             assert answer.status_code == 200
         assert world.tick(2) == []
     assert held(world.instance, world.raw) == world.truth
+
+
+def test_a_run_of_another_environment_wakes_nobody(world: World) -> None:
+    """The account's webhooks tell of all: the sensor would ask dbt Cloud every five seconds."""
+    other = world.sandbox.create_environment("another")
+    job = world.sandbox.create_job("elsewhere", ["dbt build"], environment_id=other)
+    with receiver(world) as (_, received):
+        world.sandbox.wait(world.sandbox.trigger(job, cause_category="scheduled"))
+        until(lambda: ends(received)() == 1)
+        world.sandbox.clear_requests()
+        assert world.tick() == []
+        assert world.messages[-1] == "no webhook came"
+        assert not world.sandbox.requests
 
 
 def test_copies_in_any_order_are_one_run_each(world: World) -> None:
