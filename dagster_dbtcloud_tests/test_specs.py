@@ -425,7 +425,6 @@ def test_a_wrong_asset_spec_is_refused(zoo: Manifest) -> None:
         ("get_asset_key", None, "CheckError"),
         ("get_asset_key", 3, "CheckError"),
         ("get_description", 3, 'Param "description" is not a str'),
-        ("get_metadata", None, "TypeError"),
         ("get_metadata", "text", "TypeError"),
         ("get_tags", ["a"], "CheckError"),
         ("get_tags", {"not a tag!": ""}, "not a tag!"),
