@@ -85,6 +85,12 @@ _METHODS = {
     "verify_connection": "workspace.verify()",
 }
 """Methods of ``cloud_v2``'s workspace, client and invocation that have other names here."""
+_KEYS = {
+    "dagster_dbt/completed_at_timestamp": "completed_at",
+    "dagster_dbt/failed_row_count": "failed_row_count",
+    "dagster_dbt/unique_id": "dagster_dbtcloud/unique_id",
+}
+"""Keys of metadata, in those of assets, checks or their events."""
 _MODULE = re.compile(r"dagster_dbt(?:\.\w+)*")
 _CLOUD_MODULE = re.compile(r"dagster_dbt\.cloud(?:_v2)?(?:\.|$)")
 _YAML_TYPE = re.compile(
@@ -402,20 +408,19 @@ class _Python:
                     reason = f"{name} has another name here: {_METHODS[name]}"
                     self._left.append(Left(node.end_lineno or node.lineno, reason))
 
-    # --- texts, such as what is patched in tests
+    # --- texts: what is patched in tests, keys of metadata
 
     def _texts(self) -> None:
         for node in ast.walk(self._file.tree):
-            if (
-                isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and re.fullmatch(r"dagster_dbt(\.\w+)+", node.value)
-                and (
-                    _CLOUD_MODULE.match(node.value)
-                    or any(part in _CLOUD for part in node.value.split("."))
-                )
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            text = node.value
+            if re.fullmatch(r"dagster_dbt(\.\w+)+", text) and (
+                _CLOUD_MODULE.match(text) or any(part in _CLOUD for part in text.split("."))
             ):
-                self._left.append(Left(node.lineno, f"a text names {node.value}"))
+                self._left.append(Left(node.lineno, f"a text names {text}"))
+            elif self._shared and text in _KEYS:
+                self._left.append(Left(node.lineno, f"the key {text} is {_KEYS[text]} here"))
 
 
 def _is_module(name: str) -> bool:

@@ -90,6 +90,14 @@ def test_methods_of_other_names_are_pointed_at() -> None:
             assert hasattr(DbtCloudWorkspace if owner == "workspace" else DbtCloudClient, name)
 
 
+def test_keys_of_other_names_are_pointed_at() -> None:
+    """Where dbt Cloud's assets have them; those of dbt Core keep theirs."""
+    text = 'from dagster_dbt import {}\nfind = spec.metadata["dagster_dbt/unique_id"]\n'
+    _, left = rewritten(text.format("dbt_cloud_assets"))
+    assert left == ["2: the key dagster_dbt/unique_id is dagster_dbtcloud/unique_id here"]
+    assert rewritten(text.format("dbt_assets"))[1] == []
+
+
 def test_names_that_are_not_here_do_not_make_it_core() -> None:
     """What belongs to dbt Cloud's modules says what the shared names are for."""
     text = (
