@@ -7,7 +7,9 @@ What runs inside the decorated function is the user's; it usually is one call of
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import dagster as dg
@@ -124,7 +126,8 @@ def dbt_cloud_assets(
             known.id,
             " and ".join(known.starts),
         )
-    asset_specs = list(specs.asset_specs)
+    stand_ins = _stand_ins(specs.asset_specs)
+    asset_specs = [_with_deps(spec, stand_ins) for spec in specs.asset_specs]
     if group_name is not None:
         asset_specs = [spec.replace_attributes(group_name=group_name) for spec in asset_specs]
     if partitions_def is not None:
@@ -163,9 +166,42 @@ def dbt_cloud_assets(
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         with collector_at_rest():
             try:
-                return decorated(function)
+                definition = decorated(function)
             except dg.DagsterInvalidDefinitionError as refusal:
                 refuse_names(specs, refusal)
                 raise
+            if stand_ins:
+                real = {stand_in: key for key, stand_in in stand_ins.items()}
+                definition = definition.with_attributes(asset_key_replacements=real)
+            return definition
 
     return decorate
+
+
+def _stand_ins(specs: Sequence[dg.AssetSpec]) -> dict[dg.AssetKey, dg.AssetKey]:
+    """Return other keys for parents that Dagster would call by one name, all but the first of each.
+
+    It names the inputs of a step by the joined parts of the key: of ``raw/b_c`` and ``raw_b/c``
+    it would forget one, and the order of the steps with it.
+    """
+    own = {spec.key for spec in specs}
+    first: dict[str, dg.AssetKey] = {}
+    stand_ins = {}
+    for key in (dep.asset_key for spec in specs for dep in spec.deps):
+        name = re.sub(r"[-.]", "_", "_".join(key.path))
+        if key not in own and first.setdefault(name, key) != key:
+            digest = sha256(key.to_string().encode()).hexdigest()
+            stand_ins[key] = dg.AssetKey([*key.path, digest])
+    return stand_ins
+
+
+def _with_deps(spec: dg.AssetSpec, stand_ins: Mapping[dg.AssetKey, dg.AssetKey]) -> dg.AssetSpec:
+    if not any(dep.asset_key in stand_ins for dep in spec.deps):
+        return spec
+    deps = [
+        dg.AssetDep(
+            stand_ins.get(dep.asset_key, dep.asset_key), partition_mapping=dep.partition_mapping
+        )
+        for dep in spec.deps
+    ]
+    return spec.replace_attributes(deps=deps)

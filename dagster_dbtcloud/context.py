@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 
+from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.events import Declared
 from dagster_dbtcloud.marker import Marker
 from dagster_dbtcloud.specs import UNIQUE_ID, DbtSpecs, specs_of
@@ -41,6 +42,22 @@ def op_context(context: Context | None) -> dg.OpExecutionContext | None:
     if context is None or isinstance(context, dg.OpExecutionContext):
         return context
     return context.op_execution_context
+
+
+def running_step(context: Context | None) -> dg.OpExecutionContext | None:
+    """Return the ``op_context`` of a step that Dagster runs.
+
+    Raises: ConfigError, for the context of a function that is called directly, as in a unit test.
+    """
+    step = op_context(context)
+    try:
+        _ = step and step.node_handle
+    except dg.DagsterError:
+        raise ConfigError(
+            "The function was called directly, so its context is of no Dagster run. Run its "
+            "definition: dagster.materialize([...], resources={...})."
+        ) from None
+    return step
 
 
 def runs_dbt_assets(context: dg.OpExecutionContext) -> bool:

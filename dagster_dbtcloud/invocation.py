@@ -23,6 +23,7 @@ from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.dbt.progress import timings
 from dagster_dbtcloud.errors import (
     ApiError,
+    ConfigError,
     DbtCloudError,
     ManifestError,
     RunCancelled,
@@ -49,6 +50,13 @@ from dagster_dbtcloud.recorded import Recorded, already_recorded, claimed
 from dagster_dbtcloud.reporting import Handover, StepEvent
 
 OnLeave = Literal["cancel", "detach"]
+
+
+def check_on_leave(word: str) -> None:
+    """Raise ConfigError for a word that is no OnLeave."""
+    if word not in ("cancel", "detach"):
+        raise ConfigError(f"on_leave={word!r} is not one of 'cancel', 'detach'.")
+
 
 _LATE_ARTIFACT_GRACE = {True: 120.0, False: 20.0}
 """Seconds to wait for a step's results, by whether the step succeeded. A step that failed to parse
@@ -118,6 +126,7 @@ class DbtCloudCliInvocation:
             manifest, other_schemas=_writes_elsewhere(run), timings=self._earlier_timings
         )
         self._told: dict[str, Outcome] = {}
+        self._reported: set[str] = set()
         self._followed = False
         self._left = False
         self._unwatched: finalize[..., DbtCloudCliInvocation] | None = None
@@ -323,6 +332,9 @@ class DbtCloudCliInvocation:
         ours = {outcome.unique_id for outcome in outcomes}
         before = [outcome for outcome in self._past.settled if outcome.unique_id not in ours]
         for outcome in (*before, *outcomes):
+            if outcome.unique_id in self._reported:
+                continue  # who waits again gets the rest
+            self._reported.add(outcome.unique_id)
             told = self._told.get(outcome.unique_id)
             if told is not None:
                 event = self._reconcile(told, outcome)
@@ -410,11 +422,12 @@ class DbtCloudCliInvocation:
     def _reconcile(self, told: Outcome, outcome: Outcome) -> StepEvent | None:
         """Add what only the results tell of a node whose end was told from the log."""
         if told.kind is not outcome.kind or is_failed(told) != is_failed(outcome):
-            self._log.error(
-                f"The log of dbt Cloud run {self.run.id} said {told.result.status!r} of "
-                f"{outcome.unique_id}, and that was recorded; its results say "
-                f"{outcome.result.status!r}. Please report it, with the run's log."
-            )
+            if told.run.step_index == outcome.run.step_index:  # else a later step ran it again
+                self._log.error(
+                    f"The log of dbt Cloud run {self.run.id} said {told.result.status!r} of "
+                    f"{outcome.unique_id}, and that was recorded; its results say "
+                    f"{outcome.result.status!r}. Please report it, with the run's log."
+                )
             return self._record(outcome)
         if outcome.check_key is None and adds_metadata(outcome):
             return self._record(replace(outcome, kind=OutcomeKind.OBSERVED))
@@ -499,7 +512,9 @@ class DbtCloudCliInvocation:
 
     def _is_needed(self, outcome: Outcome) -> bool:
         """Whether another step of this Dagster run waits for it, and no attempt in it gave it."""
-        if self._context is None or len(self._past.dagster_run_ids) < 2:
+        if self._context is None:
+            return False
+        if len(self._past.dagster_run_ids) < 2 and self._context.retry_number > 0:
             return False
         return (outcome.check_key or outcome.asset_key) in self._handing(self._context).consumed
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from dagster_dbtcloud.clock import Clock
@@ -21,6 +22,7 @@ from dagster_dbtcloud.errors import (
     ApiError,
     ApiResponseError,
     ConfigError,
+    NotFoundError,
     PoolBusy,
     ServerError,
 )
@@ -128,31 +130,34 @@ def claim_job(
     """
     pool = _Pool(client, ids, names, clock)
     check_pool(mode, wait_seconds)
-    if len(names) == 1 and mode == "overflow":
-        return start(pool.job(names[0]).id)
     given_up: set[int] = set()
 
-    def begin(job_id: int) -> Run:
-        run = start(job_id)
+    def begin(name: str) -> Run:
+        try:
+            run = start(pool.job(name).id)
+        except NotFoundError:  # deleted since it was looked up
+            pool.found.pop(name, None)
+            run = start(pool.job(name).id)
         if run.id in given_up:  # a trigger without an answer was looked for, and this was found
-            run = start(job_id)
+            run = start(pool.job(name).id)
         return run
 
+    if len(names) == 1 and mode == "overflow":
+        return begin(names[0])
     began = clock.monotonic()
     told = False
     while True:
         active = pool.active()
         for name in sorted(names, key=lambda name: name not in pool.found):
-            job_id = pool.job(name).id
-            if active.get(job_id):
+            if active.get(pool.job(name).id):
                 continue
-            run, is_ours = _claim(client, job_id, begin, log, leave)
+            run, is_ours = _claim(client, partial(begin, name), log, leave)
             if is_ours:
                 return run
             given_up.add(run.id)
         if mode == "overflow":
             active = pool.active()
-            return begin(min((pool.job(name).id for name in names), key=lambda i: active.get(i, 0)))
+            return begin(min(names, key=lambda name: active.get(pool.job(name).id, 0)))
         if mode == "fail":
             raise PoolBusy(
                 f"All {len(names)} ad hoc jobs of the pool have an active run "
@@ -216,13 +221,12 @@ class _Pool:
 
 def _claim(
     client: DbtCloudClient,
-    job_id: int,
-    start: Callable[[int], Run],
+    start: Callable[[], Run],
     log: Callable[[str], None],
     leave: Callable[[int], None] | None,
 ) -> tuple[Run, bool]:
-    """Trigger the job; False when somebody else was quicker and the claim is cancelled."""
-    run = start(job_id)
+    """Start a run; False when somebody else was quicker and the claim is cancelled."""
+    run = start()
     try:
         if not _is_blocked(client, run):
             return run, True
@@ -236,7 +240,7 @@ def _claim(
         if leave is not None:
             leave(run.id)
         raise
-    log(f"Job {job_id} was taken by another run; dbt Cloud run {run.id} is cancelled for that.")
+    log(f"Job {run.job_id} was taken by another run; dbt Cloud run {run.id} is cancelled for that.")
     return run, False
 
 

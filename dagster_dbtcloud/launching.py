@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol, cast
 
 import dagster as dg
@@ -294,6 +295,12 @@ def mute_schedule(service: Service, job: Job, log: logging.Logger, retry_for: fl
             f"The schedule of the dbt Cloud job {job.name!r} ({job.id}) could not be taken "
             f"off: {error} Take it off in dbt Cloud, or the job may run twice."
         )
+
+
+def past_of(step: dg.OpExecutionContext, run: Run, *, now: datetime) -> Past:
+    """Return what may be recorded of a run that somebody else has started: any part of it."""
+    line = lineage(step, step_key(step), now=now)
+    return Past(taken_over=True, dagster_run_ids=line.dagster_run_ids, since=run.created_at)
 
 
 def run_to_follow(client: DbtCloudClient, ids: WorkspaceIds, text: str) -> Run:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import dagster as dg
 
@@ -34,6 +35,9 @@ _NO_VERSION = "INITIAL"
 """The data version of what was never given one."""
 _RECORDS = 100
 """How many assets are looked up in one query, as Dagster itself does."""
+
+_given: WeakKeyDictionary[object, set[Key | None]] = WeakKeyDictionary()
+"""What each attempt of a step has given Dagster as outputs: it takes one of a name."""
 
 
 def consumed_outputs(context: dg.OpExecutionContext) -> frozenset[Key]:
@@ -73,14 +77,16 @@ class Handover:
         # One run for a range of partitions: Dagster knows which an output is of, we do not.
         self._is_range = context.has_partition_key_range and not context.has_partition_key
         self._versions = _Versions(context, self._assets)
+        self._given = _given.setdefault(context, set())
 
     def render(self, outcome: Outcome) -> StepEvent | None:
         """Return what the step yields for an asset or check that it selected.
 
-        None for failed, skipped and unchanged nodes: no result is theirs.
+        None for failed, skipped and unchanged nodes: no result is theirs. None, too, where Dagster
+        must place the result, and has one of this attempt: of another call, which built it before.
         """
         key: Key | None = outcome.check_key or outcome.asset_key
-        if key not in self.consumed:
+        if key not in self.consumed or key in self._given:
             asset = self._assets.get(key) if isinstance(key, dg.AssetKey) else None
             if asset is not None and not (asset.partitions_def and self._is_range):
                 return self._materialization(outcome, asset)
@@ -88,7 +94,10 @@ class Handover:
             # A check with partitions of its own: which one it was evaluated on is Dagster's to say.
             if check is not None and getattr(check, "partitions_def", None) is None:
                 return as_log_event(outcome, blocking=check.blocking)
-        return as_step_result(outcome)
+        result = None if key in self._given else as_step_result(outcome)
+        if result is not None:
+            self._given.add(key)
+        return result
 
     def _materialization(self, outcome: Outcome, spec: dg.AssetSpec) -> StepEvent | None:
         if outcome.kind is not OutcomeKind.MATERIALIZED:

@@ -36,8 +36,8 @@ from dagster_dbtcloud.context import (
     cause_of,
     declared_specs,
     job_of,
-    op_context,
     own_selection,
+    running_step,
     runs_dbt_assets,
     wanted_nodes,
 )
@@ -46,7 +46,7 @@ from dagster_dbtcloud.events import Declared
 from dagster_dbtcloud.existing_jobs import KnownJob, find_job, known_job
 from dagster_dbtcloud.following import NO_LIMITS, RunLimits
 from dagster_dbtcloud.identity import raw_key, required_text, resolve, safe_name
-from dagster_dbtcloud.invocation import DbtCloudCliInvocation, OnLeave
+from dagster_dbtcloud.invocation import DbtCloudCliInvocation, OnLeave, check_on_leave
 from dagster_dbtcloud.jobs import PoolMode, adhoc_job_names, check_pool, get_or_create_job
 from dagster_dbtcloud.launching import (
     FOLLOW_RETRY_SECONDS,
@@ -57,6 +57,7 @@ from dagster_dbtcloud.launching import (
     from_pool,
     launch,
     mute_schedule,
+    past_of,
     run_to_follow,
     take,
     warn_of,
@@ -497,7 +498,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         """
         words = checked(args)
         check_mode(retry)
-        step = op_context(context)
+        check_on_leave(on_leave)
+        step = running_step(context)
         if overrides.get("steps_override") is not None:
             raise ConfigError(
                 "cli() makes the steps of the run from its args; steps_override is for run_job() "
@@ -573,7 +575,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         ApiError; nothing was triggered then.
         """
         check_mode(retry)
-        step = op_context(context)
+        check_on_leave(on_leave)
+        step = running_step(context)
         settings = self._options(context, overrides, options)
         own = job_of(step) if step is not None and runs_dbt_assets(step) else None
         wanted_job = own if job is None else job
@@ -668,13 +671,14 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
     ) -> DbtCloudCliInvocation:
         """Return any run of dbt Cloud, by id, digits or URL, to be waited for or looked at.
 
-        It may be over already. With a ``context`` its results are recorded by that step, and not by
-        the sensor again. Leaving lets it run, unless ``on_leave="cancel"``.
+        It may be over already. With a ``context`` that step records those of its results that are
+        not recorded yet, and the sensor none of them again. Leaving lets it run, unless ``on_leave="cancel"``.
 
         Raises: ConfigError, for a run that does not exist or is of another account or project;
         StateError, ApiError.
         """
-        step = op_context(context)
+        check_on_leave(on_leave)
+        step = running_step(context)
         specs, declared = self._declared(step, dagster_dbt_translator)
         service = self._service()
         call = Call(
@@ -689,7 +693,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         with client:
             run = run_to_follow(client, service.ids, str(run_id))
         commands = [each.command for each in run.run_steps if each.command]
-        return take(service, call, run, client=client, commands=commands)
+        past = None if step is None else past_of(step, run, now=self.get_clock().now())
+        return take(service, call, run, client=client, commands=commands, past=past)
 
     def _options(
         self,
@@ -697,7 +702,7 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         overrides: Mapping[str, Any],
         options: RunOptions | None,
     ) -> RunOptions:
-        step = op_context(context)
+        step = running_step(context)
         if context is None or step is None:
             return gather(arguments=overrides, options=options)
         ours = runs_dbt_assets(step)

@@ -7,10 +7,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dagster_dbtcloud import DbtCloudWorkspace, dbt_cloud_assets
+from dagster_dbtcloud import DagsterDbtTranslator, DbtCloudWorkspace, dbt_cloud_assets
 from dagster_dbtcloud.errors import ConfigError
 from dagster_dbtcloud.sandbox import Fault, Sandbox
 from dagster_dbtcloud_tests.conftest import MakeWorkspace
+from dagster_dbtcloud_tests.stage import Stage
 
 ASSETS = {"raw_orders", "orders", "customers", "orders_by_day", "orders_history", "slow"}
 CHECKS = {
@@ -202,6 +203,45 @@ def test_words_with_a_selection_of_their_own_are_left_alone(
     assert commands(sandbox) == ["dbt build --select raw_orders"]
     assert done.success
     assert done.assets == []
+
+
+def test_parents_whose_joined_names_are_equal_are_all_waited_for(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    """Dagster would call both inputs ``raw_b_c``, and forget one and the order of the steps."""
+    stage.built()
+    stage.play(("model.tiny.orders", "success"))
+    keys = {"seed": dg.AssetKey(["raw", "b_c"]), "source": dg.AssetKey(["raw_b", "c"])}
+
+    class Translator(DagsterDbtTranslator):
+        def get_asset_key(self, props: Any) -> dg.AssetKey:
+            return keys.get(props["resource_type"]) or super().get_asset_key(props)
+
+    order: list[str] = []
+    workspace = stage.workspace()
+
+    @dbt_cloud_assets(
+        workspace=workspace, select="orders", dagster_dbt_translator=Translator(), name="dbt"
+    )
+    def dbt(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        order.append("dbt")
+        yield from dbt_cloud.cli(["build"], context=context).wait()
+
+    @dg.multi_asset(specs=[dg.AssetSpec(keys["seed"])], name="seed")
+    def seed() -> None:
+        order.append("seed")
+
+    @dg.multi_asset(specs=[dg.AssetSpec(keys["source"])], name="source")
+    def source() -> None:
+        order.append("source")
+
+    assert set(dbt.keys_by_input_name.values()) >= {*keys.values()}
+    assert dbt.asset_deps[dg.AssetKey("orders")] == {*keys.values()}
+    assert dg.materialize(
+        [dbt, seed, source], resources={"dbt_cloud": workspace}, instance=instance
+    ).success
+    assert order[-1] == "dbt"
+    assert sorted(order) == ["dbt", "seed", "source"]
 
 
 def test_an_empty_selection_is_refused(workspace: DbtCloudWorkspace) -> None:

@@ -522,6 +522,41 @@ def test_follow_records_a_run_in_a_step(
     assert triggered(stage) == []
 
 
+def test_follow_records_what_is_not_recorded_yet(
+    stage: Stage, job: int, instance: dg.DagsterInstance
+) -> None:
+    """A sensor may have been quicker, or an earlier attempt; who waits downstream is served."""
+    run_id = stage.sandbox.trigger(job, cause="by hand", cause_category="ui")
+    stage.sandbox.wait(run_id)
+    workspace = stage.workspace()
+    first, *_ = (
+        event
+        for event in workspace.follow(run_id).wait()
+        if isinstance(event, dg.AssetMaterialization) and event.asset_key == dg.AssetKey("orders")
+    )
+    instance.report_runless_asset_event(first)
+
+    @dbt_cloud_assets(workspace=workspace, job=job, retry_policy=dg.RetryPolicy(1))
+    def the_job(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        yield from dbt_cloud.follow(run_id, context=context).wait()
+        if not context.op_execution_context.retry_number:
+            raise ValueError
+
+    @dg.asset(deps=["customers"])
+    def report() -> None: ...
+
+    resources = {"dbt_cloud": workspace}
+    assert dg.materialize([the_job, report], resources=resources, instance=instance).success
+    for name in (*BUILT, "report"):
+        assert len(instance.fetch_materializations(dg.AssetKey(name), limit=9).records) == 1, name
+
+    @dg.asset(deps=["orders"])
+    def other() -> None: ...
+
+    assert dg.materialize([the_job, other], resources=resources, instance=instance).success
+    assert instance.fetch_materializations(dg.AssetKey("other"), limit=9).records
+
+
 def test_a_run_of_another_place_is_not_followed(stage: Stage, job: int) -> None:
     """Nor one that does not exist, nor what is no run."""
     project = stage.sandbox.create_project("Another")

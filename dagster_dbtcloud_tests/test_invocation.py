@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pytest
@@ -478,6 +478,14 @@ def test_an_error_before_waiting_cancels_the_run(
     assert built.sandbox.wait(run["id"])["is_cancelled"]
 
 
+def test_an_unknown_word_for_leaving_is_refused(built: Stage) -> None:
+    """Else a slip of the pen would cancel a run that was to go on."""
+    word: Any = "detatch"
+    with pytest.raises(ConfigError, match="'cancel', 'detach'"):
+        built.workspace().cli(["build"], on_leave=word)
+    assert triggered(built) == []
+
+
 def test_who_detaches_leaves_the_run_alone(built: Stage, sink: Sink) -> None:
     """A day's work in dbt Cloud need not die with a pod."""
     built.play(hold=True)
@@ -651,6 +659,32 @@ def test_whether_it_was_successful_takes_nothing_away(built: Stage) -> None:
         list(failed.wait())
 
 
+def test_who_waits_again_gets_the_rest(built: Stage) -> None:
+    """Each node once, though an error of the user's code came between."""
+    built.play((SLOW, "success"), (ORDERS, "success"), (CHECK, "fail"), status=20)
+    invocation = built.workspace().cli(["build"])
+    first = next(iter(invocation.wait()))
+    assert isinstance(first, dg.AssetMaterialization)
+    rest: list[object] = []
+    for _ in range(2):
+        with pytest.raises(RunFailed):
+            rest.extend(invocation.wait())
+    assert [type(event) for event in rest] == [dg.AssetMaterialization, dg.AssetCheckEvaluation]
+
+
+def test_a_function_called_directly_starts_nothing(built: Stage) -> None:
+    """A unit test with ``build_asset_context`` has no step whose selection could be run."""
+    workspace = built.workspace()
+
+    @dbt_cloud_assets(workspace=workspace, select="slow")
+    def project(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        yield from dbt_cloud.cli(["build"], context=context).wait()
+
+    with dg.build_asset_context() as context, pytest.raises(ConfigError, match="materialize"):
+        list(cast("Iterator[Any]", project(context, dbt_cloud=workspace)))
+    assert triggered(built) == []
+
+
 def test_artifacts_of_the_run_can_be_had(built: Stage) -> None:
     """Of the last step unless one is named."""
     invocation = built.workspace().cli(["build"])
@@ -710,6 +744,36 @@ def test_two_calls_in_a_step_are_two_runs(built: Stage) -> None:
     first, second = triggered(built)
     assert first["trigger"]["cause"] != second["trigger"]["cause"]
     assert dagster_run_of(first["trigger"]["cause"]) == dagster_run_of(second["trigger"]["cause"])
+
+
+@pytest.mark.parametrize("days", [(), ("2026-01-06", "2026-01-07")])
+def test_two_calls_may_build_the_same(
+    built: Stage, instance: dg.DagsterInstance, days: tuple[str, ...]
+) -> None:
+    """A step downstream is served by the first; Dagster takes one output of each name."""
+    workspace = built.workspace()
+    partitions_def = dg.DailyPartitionsDefinition("2026-01-01") if days else None
+
+    @dbt_cloud_assets(workspace=workspace, select="slow", partitions_def=partitions_def)
+    def project(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        yield from dbt_cloud.cli(["run"], context=context).wait()
+        yield from dbt_cloud.cli(["build"], context=context).stream()
+
+    @dg.asset(deps=["slow"])
+    def report() -> None: ...
+
+    ends = zip(("start", "end"), days, strict=False)
+    tags = {f"dagster/asset_partition_range_{end}": day for end, day in ends}
+    assert dg.materialize(
+        [project] if days else [project, report],
+        resources={"dbt_cloud": workspace},
+        instance=instance,
+        tags=tags,
+    ).success
+    records = instance.fetch_materializations(dg.AssetKey("slow"), limit=10).records
+    found = sorted(str(record.partition_key) for record in records)
+    assert found == sorted(2 * (days or ("None",)))
+    assert days or instance.fetch_materializations(dg.AssetKey("report"), limit=10).records
 
 
 def test_mapped_steps_have_marks_of_their_own(built: Stage) -> None:

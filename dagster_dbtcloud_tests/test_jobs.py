@@ -221,6 +221,25 @@ def test_a_job_that_was_deleted_is_made_again(stage: Stage) -> None:
     assert again != job
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_job_that_is_deleted_just_before_its_trigger_is_made_again(
+    stage: Stage, size: int
+) -> None:
+    """Who waits for a free job has looked it up long ago."""
+    jobs = [make(stage, name) for name in (NAME, f"{NAME}__1")[:size]]
+    runs = keep_busy(stage, *jobs)
+
+    def log(_: str) -> None:
+        for run in runs:
+            stage.sandbox.finish_run(run, 10)
+        for job in jobs:
+            stage.sandbox.delete_job(job.id)
+
+    found = pick(stage, size, "wait", log)
+    assert found not in {job.id for job in jobs}
+    assert found in named(stage)
+
+
 # --- claiming, many at once ----------------------------------------------------------------------
 
 

@@ -155,6 +155,42 @@ def test_a_log_that_was_wrong_is_put_right_loudly(
     assert f"said 'pass' of {CHECK}" in caplog.text
 
 
+def test_a_later_step_may_say_otherwise(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """The log was right about the first; what comes after it is recorded, and nobody is blamed."""
+    stage.built()
+
+    def script(_: Mapping[str, Any], command: str) -> PastStep:
+        good = command == "dbt run"
+        results = run_results((ORDERS, "success" if good else "error"), which=command.split()[1])
+        artifacts = {"manifest.json": stage.manifest, "run_results.json": results}
+        status = 10 if good else 20
+        return PastStep(command, status=status, hold=not good, artifacts=artifacts)
+
+    stage.sandbox.play(script)
+    job = stage.sandbox.create_job("twice", ["dbt run", "dbt build"])
+    invocation = stage.workspace().run_job(job)
+
+    def second_runs() -> bool:
+        steps = stage.sandbox.run(invocation.run_id)["run_steps"]
+        return any("dbt build" in step["name"] and step["status"] == 3 for step in steps)
+
+    until(second_runs)
+    (index,) = (
+        step["index"]
+        for step in stage.sandbox.run(invocation.run_id)["run_steps"]
+        if "dbt run" in step["name"]
+    )
+    stage.sandbox.write_log(invocation.run_id, index, line(ENDED[ORDERS]))
+    events = invocation.stream()
+    assert isinstance(next(events), dg.AssetMaterialization)
+    stage.sandbox.release(invocation.run_id)
+    rest: list[Any] = []
+    with pytest.raises(Exception, match="1 of 1 nodes failed"):
+        rest.extend(events)
+    assert [type(event) for event in rest] == [dg.AssetObservation]
+    assert "Please report it" not in caplog.text
+
+
 def test_leaving_a_stream_cancels_the_run(live: Live) -> None:
     """A step that stops reading (an error in the user's code) watches no longer."""
     events = live.stream()
