@@ -672,7 +672,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
         """Return any run of dbt Cloud, by id, digits or URL, to be waited for or looked at.
 
         It may be over already. With a ``context`` that step records those of its results that are
-        not recorded yet, and the sensor none of them again. Leaving lets it run, unless ``on_leave="cancel"``.
+        not recorded yet, and the sensor none of them again. Leaving lets it run, unless
+        ``on_leave="cancel"``.
 
         Raises: ConfigError, for a run that does not exist or is of another account or project;
         StateError, ApiError.
