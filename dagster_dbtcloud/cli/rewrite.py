@@ -81,6 +81,7 @@ _METHODS = {
     "list_jobs": "client.jobs(...)",
     "list_run_artifacts": "client.artifact_paths(...)",
     "poll_run": "workspace.follow(...)",
+    "run_handler": "invocation.run_id, .get_artifact(...), .cancel()",
     "trigger_job_run": "workspace.trigger(...)",
     "verify_connection": "workspace.verify()",
 }
