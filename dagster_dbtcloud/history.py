@@ -92,20 +92,28 @@ class Scope:
 
     @classmethod
     def of(cls, repository: dg.RepositoryDefinition, digest: str, environment_id: int) -> Scope:
-        """Read the specs that were built from the manifest with this digest (its first digits).
+        """Read the specs that were built for an environment from the manifest with this digest (its
+        first digits).
 
-        A manifest that was given to the workspaces of several environments is in the specs of each.
+        None is, when the file that was given as manifest has been written anew since the code
+        location was loaded: then all that were built for the environment.
         """
-        environment = str(environment_id)
-
-        def is_ours(metadata: Mapping[str, Any]) -> bool:
-            return (
-                metadata.get(MANIFEST) == digest
-                and metadata.get(ENVIRONMENT, environment) == environment
-            )
-
         assets = {id(each): each for each in repository.assets_defs_by_key.values()}
         checks = {id(each): each for each in repository.asset_checks_defs_by_key.values()}
+        environment = str(environment_id)
+        loaded = {
+            spec.metadata[MANIFEST]
+            for each in assets.values()
+            for spec in each.specs
+            if MANIFEST in spec.metadata and spec.metadata.get(ENVIRONMENT) == environment
+        }
+        digests = {digest} if digest in loaded else {digest, *loaded}
+
+        def is_ours(metadata: Mapping[str, Any]) -> bool:
+            # without an environment: dbt Cloud was not to be asked at load
+            of_environment = metadata.get(ENVIRONMENT, environment) == environment
+            return of_environment and metadata.get(MANIFEST) in digests
+
         asset_specs = [
             spec for each in assets.values() for spec in each.specs if is_ours(spec.metadata)
         ]

@@ -323,8 +323,8 @@ class Poll:
                 continue
             try:
                 run = self._whole(run_id)
-            except NotFoundError:
-                continue
+            except ApiError:
+                continue  # the list will tell of it
             recent = run.finished_at is not None and (
                 run.finished_at >= cursor.finished_at - OVERLAP
             )

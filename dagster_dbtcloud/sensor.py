@@ -167,7 +167,7 @@ def build_dbt_cloud_polling_sensor(
                 now=now,
             )
             woken = frozenset(run for run in found if not cursor.knows(run))
-            if not woken and cursor.polled_at and now - cursor.polled_at < interval:
+            if not woken and cursor.polled_at and abs(now - cursor.polled_at) < interval:
                 return dg.SensorResult(
                     cursor=context.cursor, skip_reason=dg.SkipReason("no webhook came")
                 )

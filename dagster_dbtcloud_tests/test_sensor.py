@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -558,6 +559,19 @@ def test_environments_that_share_a_manifest_keep_their_assets_apart(stage: Stage
             dg.AssetKey([prefix, "orders"]),
             dg.AssetCheckKey(dg.AssetKey([prefix, "orders"]), "unique_orders_id"),
         ]
+
+
+def test_a_manifest_that_is_written_anew_keeps_what_is_loaded(
+    stage: Stage, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    """A checkout is updated under a running code location: its assets are told until a reload."""
+    path = tmp_path / "manifest.json"
+    path.write_bytes(stage.manifest)
+    observer = Observer(stage.workspace(manifest=path), instance)
+    observer.tick()
+    path.write_bytes(stage.another_manifest())
+    stage.put(step("dbt run", (ORDERS, "success")))
+    assert told(observer.tick()) == [("materialized", "orders")]
 
 
 def test_two_sensors_read_their_code_location_once_each(stage: Stage) -> None:

@@ -1,9 +1,11 @@
 """The webhook app as a server, called by the sandbox's own webhooks: what they do to history."""
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -12,7 +14,7 @@ import pytest
 import uvicorn
 
 from dagster_dbtcloud import build_dbt_cloud_polling_sensor, load_dbt_cloud_asset_specs
-from dagster_dbtcloud.sandbox import PastStep
+from dagster_dbtcloud.sandbox import Fault, PastStep
 from dagster_dbtcloud.wake import notes
 from dagster_dbtcloud.webhooks import WebhookApp
 from dagster_dbtcloud_tests.observer_table import M, World, stage
@@ -133,6 +135,28 @@ def test_a_run_of_another_environment_wakes_nobody(world: World) -> None:
         assert world.tick() == []
         assert world.messages[-1] == "no webhook came"
         assert not world.sandbox.requests
+
+
+def test_a_noted_run_that_cannot_be_read_holds_nobody_up(world: World) -> None:
+    """dbt Cloud refuses it for as long as the note is fresh; the others are told meanwhile."""
+    refused = world.good(listed_at=world.clock.now() + timedelta(hours=1))
+    for status in (403, 500):
+        fault = Fault("status", status=status, path=f"*/runs/{refused}/", count=None)
+        world.sandbox.faults.add(fault)
+        world.good()
+        world.note(refused)
+        assert len(world.tick()) == 4  # models alone are declared
+        world.sandbox.faults.clear()
+
+
+def test_a_clock_that_was_set_back_does_not_keep_the_sensor_asleep(world: World) -> None:
+    """The last look lies in the future: the sensor looks, instead of waiting for that hour."""
+    raw = json.loads(world.cursor or "")
+    raw["polled_at"] = (world.clock.now() + timedelta(days=1)).isoformat()
+    world.cursor = json.dumps(raw)
+    world.good()
+    assert len(world.tick()) == 4
+    assert world.tick() == []
 
 
 def test_copies_in_any_order_are_one_run_each(world: World) -> None:
