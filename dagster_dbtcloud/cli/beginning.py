@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,10 +115,16 @@ def init(
 
 def _module(name: str) -> str:
     module = re.sub(r"\W", "_", name.lower())
-    if not module.isidentifier() or module.strip("_") == "":
+    if not module.isidentifier() or iskeyword(module) or module.strip("_") == "":
         raise ConfigError(
             f"{name!r} does not make a Python package's name; give one with --name, such as "
             "my_project."
+        )
+    found = find_spec(module)
+    if found is not None and found.origin is not None:  # no origin: a folder that happens to lie by
+        raise ConfigError(
+            f"There is a Python package {module!r} here already, and the project's would take its "
+            f"place; give another name with --name, such as my_{module}."
         )
     return module
 

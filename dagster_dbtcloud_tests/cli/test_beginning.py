@@ -100,6 +100,21 @@ def test_a_terminal_is_asked_what_is_not_clear(
     assert f"DBT_CLOUD_PROJECT_ID={second}\n" in written
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("dagster", "such as my_dagster"), ("json", "such as my_json"), ("Class", "--name")],
+)
+def test_no_package_is_put_in_the_place_of_another(
+    console: Console, tmp_path: Path, name: str, reason: str
+) -> None:
+    """A project named dagster hides Dagster, and replaces it where pip installs the project."""
+    ended = console("init", tmp_path / name)
+    assert ended.code == 2
+    assert reason in ended.err
+    assert not (tmp_path / name).exists()
+    assert console("init", tmp_path / name, "--name", "our_shop").code == 0
+
+
 def test_nothing_that_exists_is_touched(console: Console, tmp_path: Path) -> None:
     """All or nothing."""
     (tmp_path / "shop").mkdir()
