@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -21,7 +19,7 @@ from dagster_dbtcloud.cloud.models import Job
 from dagster_dbtcloud.cloud.urls import DbtCloudUrl, is_url, parse_url
 from dagster_dbtcloud.errors import ApiError, ConfigError, NotFoundError
 from dagster_dbtcloud.identity import Value, required_text
-from dagster_dbtcloud.state import WorkspaceIds
+from dagster_dbtcloud.state import WorkspaceIds, write_whole
 
 DELETED = 2
 """The ``state`` of a deleted job (docs/dbt-cloud-api.md, fact 36)."""
@@ -127,15 +125,7 @@ def _cached(path: Path) -> KnownJob | None:
 
 def _keep(path: Path, job: KnownJob) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(job.to_json())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, job.to_json().encode())
     except OSError as error:
         logger.warning("The cache %s cannot be written: %s", path.parent, error)
 

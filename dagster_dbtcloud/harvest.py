@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dagster_dbtcloud.cloud.client import DbtCloudClient
 from dagster_dbtcloud.cloud.models import Run, RunStatus, RunStep
@@ -63,6 +63,9 @@ def dbt_command(command: str | None) -> str | None:
     return None
 
 
+_Results = TypeVar("_Results", RunResults, FreshnessResults)
+
+
 @dataclass(frozen=True)
 class StepResults:
     """One step and what it did."""
@@ -83,7 +86,7 @@ class StepFreshness:
 class Harvest:
     """All that a finished run tells.
 
-    ``late`` names the steps whose artifact is not there yet (or never will be);
+    ``late`` names the steps whose own artifact is not there yet (or never will be);
     ``damaged`` holds one error for each artifact that cannot be read.
     """
 
@@ -167,9 +170,16 @@ def harvest(
             data = client.artifact(run.id, name, step=step.index)
             if looks:
                 seen = FreshnessResults.from_bytes(data, origin=origin)
-                fresh[step.index] = StepFreshness(step, seen)
+                if any(_same(seen, item.results) for item in fresh.values()):
+                    late.append(step)
+                else:
+                    fresh[step.index] = StepFreshness(step, seen)
             else:
-                found[step.index] = StepResults(step, RunResults.from_bytes(data, origin=origin))
+                results = RunResults.from_bytes(data, origin=origin)
+                if any(_same(results, item.results) for item in found.values()):
+                    late.append(step)
+                else:
+                    found[step.index] = StepResults(step, results)
         except NotFoundError:
             late.append(step)
         except RunResultsError as error:
@@ -182,6 +192,19 @@ def harvest(
         tuple(late),
         tuple(damaged),
         tuple(fresh[index] for index in sorted(fresh)),
+    )
+
+
+def _same(one: _Results, other: _Results) -> bool:
+    """Tell whether two steps show one file: that of the first, where the second wrote none.
+
+    Whether the steps of a run share a folder of artifacts is not known (fact 43); told twice, each
+    of its results would be recorded twice.
+    """
+    return (one.invocation_id, one.generated_at, one.results) == (
+        other.invocation_id,
+        other.generated_at,
+        other.results,
     )
 
 

@@ -274,13 +274,14 @@ class DbtCloudCliInvocation:
                 job_id=self.run.job_id,
                 status_in=(RunStatus.SUCCESS,),
                 order_by="-id",
-                include=("run_steps",),
+                include=(),
                 page_size=1,
             )
             before = next(listed, None)
-            return timings(
-                [each.results for each in harvest(self._client, before).steps] if before else []
-            )
+            if before is None:
+                return {}
+            before = self._client.run(before.id, include=("run_steps",))  # lists have no steps
+            return timings([each.results for each in harvest(self._client, before).steps])
         except DbtCloudError:
             return {}  # an estimate is an extra
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -21,6 +20,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from dagster_dbtcloud import _dagster_private
 from dagster_dbtcloud.clock import Clock
@@ -184,11 +184,27 @@ def _expanded(path: str) -> Path:
         ) from error
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never a half.
+
+    Who may read it is up to the umask, as with Dagster's own storage: code server, workers and
+    steps may be of different users. Raises: OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{_WRITING}{uuid4().hex}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 class ManifestCache:
     """Manifests by digest, and the last known good pointer of each workspace.
 
-    Every write goes to a temporary file and is renamed, so that a reader sees the old or the new
-    content, never a half. A cache that cannot be written is a warning, not an error.
+    A cache that cannot be written is a warning, not an error.
     """
 
     def __init__(self, root: Path) -> None:
@@ -262,15 +278,7 @@ class ManifestCache:
 
     def _write(self, path: Path, data: bytes) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_WRITING)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            write_whole(path, data)
         except OSError as error:
             logger.warning("The cache %s cannot be written: %s", self.root, error)
 

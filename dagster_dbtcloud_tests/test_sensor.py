@@ -162,6 +162,27 @@ def test_every_building_step_counts(observer: Observer, sandbox: Sandbox, nightl
     ]
 
 
+def test_what_an_earlier_step_left_is_told_once(
+    observer: Observer, sandbox: Sandbox, nightly: int, clock: SkippingClock
+) -> None:
+    """Where steps share a folder of artifacts, one that wrote none shows those before it."""
+    sandbox.behaviour.shared_target = True
+    try:
+        sandbox.insert_run(
+            nightly,
+            status=20,
+            steps=[
+                step("dbt run", (ORDERS, "success")),
+                PastStep("dbt test", status=20, logs="Parsing Error"),
+            ],
+        )
+    finally:
+        sandbox.behaviour.shared_target = False
+    events = observer.tick()
+    clock.skip(PATIENCE.total_seconds())
+    assert told([*events, *observer.tick()]) == [("materialized", "orders")]
+
+
 @pytest.mark.parametrize("command", ["dbt compile", "dbt parse", "dbt docs generate"])
 def test_a_run_that_builds_nothing_moves_the_cursor(
     observer: Observer, sandbox: Sandbox, nightly: int, command: str

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -197,6 +198,19 @@ def test_a_file_system_without_locks_is_a_warning(
     with caplog.at_level(logging.WARNING), ManifestCache(tmp_path).locked("key"):
         pass
     assert "cannot be locked: [Errno" in caplog.text
+
+
+def test_who_may_read_it_is_up_to_the_umask(tmp_path: Path) -> None:
+    """A step of another user finds what the code server kept, where the deployment allows it."""
+    cache = ManifestCache(tmp_path)
+    before = os.umask(0o027)
+    try:
+        kept(cache)
+        cache.set_last_good("key", pointer())
+    finally:
+        os.umask(before)
+    files = [content(cache), tmp_path / "current" / "key.json"]
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o640, 0o640]
 
 
 def test_content_that_may_not_be_read_is_absent_and_told(

@@ -1,6 +1,8 @@
 """`stream()`: each node in Dagster when its log line says how it ended, and once."""
 
 import json
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,6 +106,20 @@ def test_an_event_comes_while_the_run_goes_on(live: Live) -> None:
         assert ("compiled_code" in event.metadata) is (node != CHECK)
     live.end()
     assert [name_of(event) for event in events] == ["customers"]
+
+
+def test_the_log_tells_how_long_it_may_take(live: Live, caplog: pytest.LogCaptureFixture) -> None:
+    """By the job's last good run, whose steps the list of runs does not have."""
+    first = live.stream()
+    live.end()
+    list(first)
+    caplog.set_level(logging.INFO)
+    second = live.stream()
+    live.say(STARTED[SLOW], ENDED[SLOW])
+    next(second)
+    assert re.search(r"1 of 4  ok  .*main\.slow .* left\)", caplog.text)
+    live.end()
+    list(second)
 
 
 def test_what_only_the_results_tell_is_added(stage: Stage) -> None:

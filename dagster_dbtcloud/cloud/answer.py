@@ -105,11 +105,17 @@ def error_of(answer: Answer, *, access_url: str) -> ApiStatusError | None:
         return None
     if 300 <= answer.status_code < 400:
         location = answer.headers.get("location", "")
+        if re.match(rf"/(?!/)|{re.escape(access_url)}(/|$)", location):
+            why = (
+                "too many times" if answer.method == "GET" else "which is not followed with a body"
+            )
+        else:
+            why = f"which is not followed: the token goes to {access_url} only"
         return _error(
             answer,
             answer.status_code,
-            f"redirected to {location[:EXCERPT] or 'nowhere'}, which is not followed: the token "
-            f"goes to {access_url} only. Set the access URL to the one that dbt Cloud's pages have",
+            f"redirected to {location[:EXCERPT] or 'nowhere'}, {why}. Set the access URL to the "
+            "one that dbt Cloud's pages have, and look for a proxy that rewrites addresses",
         )
     parsed = _parse(answer.body)
     return _status_error(answer, answer.status_code, _words(parsed), access_url)

@@ -20,15 +20,17 @@ try:
 except ImportError:  # Windows: two processes there may count one request as none, a small error
     fcntl = None  # type: ignore[assignment]
 
-PER_MINUTE = 4_000
-"""Requests; the rest of dbt Cloud's 5,000 is left to people, and to other machines."""
+WINDOW = 10.0
+PER_WINDOW = 600
+"""Requests in so many seconds. Any minute, wherever it starts, touches seven windows: 4,200
+requests. The rest of dbt Cloud's 5,000 is left to people, and to other machines."""
 _LONGEST = 300.0
 """Seconds; a clock that was set back must not close the door for longer."""
 
 
 @dataclass(frozen=True)
 class _Counted:
-    minute: int = 0
+    window: int = 0
     sent: int = 0
     closed_until: float = 0.0
 
@@ -36,9 +38,9 @@ class _Counted:
 class SharedBudget:
     """The count of one account's requests, in the file ``path``, which is made when needed."""
 
-    def __init__(self, path: Path, *, per_minute: int = PER_MINUTE) -> None:
+    def __init__(self, path: Path, *, per_window: int = PER_WINDOW) -> None:
         self._path = path
-        self._per_minute = per_minute
+        self._per_window = per_window
         self._known = _Counted()
 
     def take(self, now: datetime) -> float:
@@ -48,11 +50,11 @@ class SharedBudget:
             known = held[0]
             if time < known.closed_until <= time + _LONGEST:
                 return known.closed_until - time
-            minute = int(time // 60)
-            sent = known.sent if known.minute == minute else 0
-            if sent >= self._per_minute:
-                return 60.0 - time % 60
-            held[0] = _Counted(minute, sent + 1)
+            window = int(time // WINDOW)
+            sent = known.sent if known.window == window else 0
+            if sent >= self._per_window:
+                return WINDOW - time % WINDOW
+            held[0] = _Counted(window, sent + 1)
         return 0.0
 
     def close(self, now: datetime, seconds: float) -> None:
@@ -62,7 +64,7 @@ class SharedBudget:
             until = time + min(seconds, _LONGEST)
             if known.closed_until <= time + _LONGEST:  # somebody was told to wait longer
                 until = max(until, known.closed_until)
-            held[0] = _Counted(known.minute, known.sent, until)
+            held[0] = _Counted(known.window, known.sent, until)
 
     @contextmanager
     def _changing(self) -> Iterator[list[_Counted]]:
@@ -92,6 +94,6 @@ class SharedBudget:
 def _read(text: bytes) -> _Counted | None:
     try:
         raw: Any = json.loads(text)
-        return _Counted(int(raw["minute"]), int(raw["sent"]), float(raw["closed_until"]))
+        return _Counted(int(raw["window"]), int(raw["sent"]), float(raw["closed_until"]))
     except (ValueError, KeyError, TypeError, OverflowError):
         return None  # new, or damaged

@@ -508,9 +508,13 @@ class DbtCloudResource:
     def _results(self, run: Run) -> Mapping[str, Any]:
         """Return run_results.json of all steps that build or test, as one; empty without any."""
         whole: dict[str, Any] = {}
+        seen: list[Mapping[str, Any]] = []
         for step in run.run_steps:
             if dbt_command(step.command) in BUILDING | CHECKING:
                 content = self._results_of(run, step)
+                if content in seen:
+                    continue  # that of a step before: this one wrote none
+                seen.append(content)
                 results = [*whole.get("results", ()), *(content.get("results") or ())]
                 whole = {**whole, **content, "results": results}
         if not whole:

@@ -19,6 +19,8 @@ class Behaviour:
     starting_seconds: float = 0.0
     #: Artifacts of a finished run answer 404 for this long (seen on the service, not documented).
     artifacts_seconds: float = 0.0
+    #: Whether a step's artifacts begin with those that the step before it left (not known).
+    shared_target: bool = False
     #: Logs of a finished step are empty for this long (seen by clients of the service).
     logs_seconds: float = 0.0
     #: A finished run is missing from lists for this long.

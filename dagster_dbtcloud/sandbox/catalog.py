@@ -5,6 +5,7 @@ It validates what clients send and fills in what they leave out; it knows no HTT
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,6 +102,12 @@ class Catalog:
     def step_dir(self, run_id: int, index: int) -> Path:
         """Where logs and artifacts of a step lie: ``console.log``, ``dbt.log``, ``target/``."""
         return self.state_dir / "runs" / str(run_id) / str(index)
+
+    def begin_artifacts(self, run_id: int, index: int) -> None:
+        """Begin a step with the artifacts of the one before, if ``Behaviour`` says so."""
+        before = self.step_dir(run_id, index - 1) / "target"
+        if self.behaviour.shared_target and before.is_dir():
+            shutil.copytree(before, self.step_dir(run_id, index) / "target", dirs_exist_ok=True)
 
     def environment_dir(self, environment_id: int) -> Path:
         """Where checkout, profile and warehouse of an environment lie."""

@@ -123,6 +123,7 @@ class Execution:
                 return self._profile(folder)
             if step["kind"] == "deps":
                 return self._deps(step, folder)
+            self._cloud.begin_artifacts(self._run["id"], step["index"])
             played = self._script(self._run, step["command"]) if self._script else None
             return self._dbt(step, folder) if played is None else self._play(played, folder)
         except checkout.ProjectError as error:

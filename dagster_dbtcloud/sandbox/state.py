@@ -331,6 +331,8 @@ class Cloud(Catalog):
             self._insert_steps(run, [planned for planned, _, _ in steps])
             stored = self.steps(run["id"])
             for step, (_, step_fields, write) in zip(stored, steps, strict=True):
+                if not step_fields["skipped"]:
+                    self.begin_artifacts(run["id"], step["index"])
                 write(self.step_dir(run["id"], step["index"]))
                 self.store.update("steps", step["id"], **step_fields)
             self.changed.notify_all()

@@ -765,7 +765,7 @@ def test_a_redirect_on_the_same_host_is_followed(
 def test_no_other_host_gets_the_token(make_client: MakeClient, location: str) -> None:
     """Nor the same host without TLS or on another port; it is told, not followed."""
     script = Script(moved(location))
-    with pytest.raises(ApiStatusError, match="not followed"):
+    with pytest.raises(ApiStatusError, match="not followed: the token goes"):
         make_client(script).account()
     assert len(script.requests) == 1
 
@@ -773,7 +773,7 @@ def test_no_other_host_gets_the_token(make_client: MakeClient, location: str) ->
 def test_a_post_is_never_redirected(make_client: MakeClient) -> None:
     """It could become a GET on the way."""
     script = Script(moved("/api/v2/elsewhere/", 308))
-    with pytest.raises(ApiStatusError, match="308"):
+    with pytest.raises(ApiStatusError, match=r"308.*not followed with a body"):
         make_client(script).trigger_run(77, TriggerRun(cause="x"))
     assert len(script.requests) == 1
 
@@ -781,7 +781,7 @@ def test_a_post_is_never_redirected(make_client: MakeClient) -> None:
 def test_a_circle_of_redirects_ends(make_client: MakeClient) -> None:
     """After a few rounds."""
     client = make_client(Script(moved("/api/v2/accounts/4242/")))
-    with pytest.raises(ApiStatusError, match="redirected"):
+    with pytest.raises(ApiStatusError, match=r"redirected .* too many times"):
         client.account()
 
 

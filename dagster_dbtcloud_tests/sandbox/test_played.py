@@ -50,6 +50,20 @@ def test_a_played_step_can_fail(still: Sandbox) -> None:
     assert still.jobs()[0]["run_failure_count"] == 0
 
 
+def test_steps_may_share_a_folder_of_artifacts(still: Sandbox, api: httpx.Client) -> None:
+    """A step that writes nothing shows what those before it left; so does one put into history."""
+    still.behaviour.shared_target = True
+    still.play(lambda run, command: succeed(run, command) if "build" in command else PastStep("x"))
+    job = still.create_job("one", ["dbt build", "dbt clean"])
+    played = still.wait(still.trigger(job), 10)["id"]
+    steps = [PastStep("dbt build", artifacts={"a.json": {}}), PastStep("dbt clean")]
+    past = still.insert_run(job, steps=steps)
+    for run, name in ((played, "run_results.json"), (past, "a.json")):
+        for step in (4, 5):
+            assert api.get(f"/runs/{run}/artifacts/?step={step}").json()["data"] == [name]
+        assert api.get(f"/runs/{run}/artifacts/?step=3").json()["data"] is None
+
+
 def test_a_held_step_grows_until_it_is_released(still: Sandbox, api: httpx.Client) -> None:
     """Meanwhile the next run of the job waits, then it follows by itself."""
     still.play(hold)
