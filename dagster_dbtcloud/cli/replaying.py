@@ -78,19 +78,16 @@ def replay(
     if (since is None) == (not runs):
         raise click.UsageError("Give either --since or --run.")
     run_ids = [_run_id(text) for text in runs]
-    if not os.environ.get("DAGSTER_HOME"):
-        raise ConfigError("DAGSTER_HOME is not set: it says which Dagster instance to write to.")
     now = (ctx.find_object(Tools) or Tools()).clock.now()
     start = now - timedelta(seconds=since) if isinstance(since, float) else since
 
-    import dagster as dg
-
     from dagster_dbtcloud.replay import replay as replay_runs
 
-    repository = _definitions(module_name, python_file).get_repository_def()
-    observer = _observer(repository, sensor)
     reports: list[RunReport] = []
-    with dg.DagsterInstance.get() as instance:
+    # first of all: loading code makes the folder of a DAGSTER_HOME that does not exist
+    with _instance() as instance:
+        repository = _definitions(module_name, python_file).get_repository_def()
+        observer = _observer(repository, sensor)
         found = replay_runs(
             observer, repository, instance, since=start, run_ids=run_ids, dry_run=dry_run
         )
@@ -133,10 +130,24 @@ def _line(report: RunReport, dry_run: bool) -> str:
     elif report.skipped:
         text = f"left out: {report.skipped}"
     elif report.events:
-        text = f"{len(report.events)} events {'to record' if dry_run else 'recorded'}"
+        count = len(report.events)
+        events = f"{count} event{'' if count == 1 else 's'}"
+        text = f"{events} {'to record' if dry_run else 'recorded'}"
     else:
         text = "all recorded already"
     return f"{report.run.id}  {text}"
+
+
+def _instance() -> dg.DagsterInstance:
+    import dagster as dg
+
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        raise ConfigError("DAGSTER_HOME is not set: it says which Dagster instance to write to.")
+    try:
+        return dg.DagsterInstance.get()
+    except Exception as error:  # its dagster.yaml may name any class, and a database that is away
+        raise ConfigError(f"The Dagster instance of {home} cannot be opened: {error}") from error
 
 
 def _definitions(module_name: str | None, file: Path | None) -> dg.Definitions:

@@ -66,7 +66,7 @@ def test_replay_records_once(
     words = ["replay", "-f", "my_definitions.py", "--since", "1d"]
     where = {"DAGSTER_HOME": str(home)}
     ended = console(*words, "--dry-run", **where)
-    assert (ended.code, ended.out) == (0, f"{run}  1 events to record\n"), ended.err
+    assert (ended.code, ended.out) == (0, f"{run}  1 event to record\n"), ended.err
     assert recorded(home) == 0
     assert json.loads(console(*words, "--json", **where).out)[0]["events"] == 1
     assert recorded(home) == 1
@@ -76,6 +76,22 @@ def test_replay_records_once(
     ended = console(*words, "--sensor", "nope", **where)
     assert ended.code == 2
     assert "There are: " in ended.err
+
+
+@pytest.mark.parametrize("given", ["", "relative", "{tmp_path}/nowhere", "{tmp_path}/broken"])
+def test_an_instance_that_cannot_be_opened_is_said(
+    alone: Console, tmp_path: Path, given: str
+) -> None:
+    """Before any code is loaded, and without making the folder."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "dagster.yaml").write_text("nonsense: 1")
+    (tmp_path / "mine.py").write_text("raise AssertionError")
+    home = given.format(tmp_path=tmp_path)
+    ended = alone("replay", "-f", tmp_path / "mine.py", "--since", "1d", DAGSTER_HOME=home)
+    assert ended.code == 2
+    assert "DAGSTER_HOME" in ended.err or "nonsense" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_code_that_does_not_load_is_said(alone: Console, home: Path, tmp_path: Path) -> None:
