@@ -41,7 +41,8 @@ _given: WeakKeyDictionary[object, set[Key | None]] = WeakKeyDictionary()
 
 
 def consumed_outputs(context: dg.OpExecutionContext) -> frozenset[Key]:
-    """Return the step's assets, and its blocking checks, that another step of this run needs.
+    """Return the step's assets, and its blocking checks, that another step of this run needs, and
+    what Dagster itself demands as an output: checks of a definition without ``can_subset``.
 
     Of a step inside a graph all are returned: who needs them is not told there.
     """
@@ -60,6 +61,10 @@ def consumed_outputs(context: dg.OpExecutionContext) -> frozenset[Key]:
         for dependency in inputs.values()
         for source in dependency.get_node_dependencies()
         if source.node == context.node_handle.name
+    }
+    # Dagster gives what has no value by itself
+    used |= {
+        o.name for o in context.op_def.output_defs if not (o.optional or o.dagster_type.is_nothing)
     }
     return frozenset(key for name, key in keys.items() if name in used)
 

@@ -179,6 +179,24 @@ def test_who_waits_in_the_same_run_is_served(instance: dg.DagsterInstance) -> No
     assert len([event for event in shown(result) if event["step"] == "dbt"]) == 6
 
 
+def test_what_must_be_an_output_is_one(instance: dg.DagsterInstance) -> None:
+    """Checks of a definition that is always run whole."""
+    name = "a_is_fine"
+
+    @dg.multi_asset_check(specs=[dg.AssetCheckSpec(name, asset="a")], name="dbt")
+    def tests(context: dg.AssetCheckExecutionContext) -> Iterator[Any]:
+        yield Handover(context.op_execution_context).render(checked("a", name))
+
+    @dg.asset
+    def a() -> None: ...
+
+    definitions = dg.Definitions([a], asset_checks=[tests], jobs=[dg.define_asset_job("all")])
+    job = definitions.resolve_job_def("all")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert result.success
+    assert [each["checked"].name for each in shown(result) if "checked" in each] == [name]
+
+
 @pytest.mark.parametrize("way", [yielded, handed_over])
 def test_a_blocking_check_blocks(instance: dg.DagsterInstance, way: Way) -> None:
     """A failed blocking check fails the step, and what is downstream of it does not run."""
