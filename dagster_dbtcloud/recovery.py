@@ -27,7 +27,7 @@ from dagster_dbtcloud.events import (
     OutcomeKind,
     is_failed,
 )
-from dagster_dbtcloud.marker import Mark, read_mark
+from dagster_dbtcloud.marker import RECORDED, RUN_TAG_PREFIX, Mark, read_mark
 from dagster_dbtcloud.state import WorkspaceIds
 
 OutcomesOf = Callable[[Run], Sequence[Outcome]]
@@ -59,13 +59,15 @@ class Lineage:
     """The Dagster runs in which this step was tried, this one first, and how it is tried now.
 
     ``began_at`` is when the oldest of them was created. ``from_failure``: Dagster was asked to go
-    on where it failed; ``automatic``: by a policy, not by a person.
+    on where it failed; ``automatic``: by a policy, not by a person. ``recorded`` are the dbt Cloud
+    runs of which the Dagster runs before this one have all results.
     """
 
     dagster_run_ids: tuple[str, ...]
     began_at: datetime
     from_failure: bool
     automatic: bool
+    recorded: frozenset[str] = frozenset()
 
 
 def lineage(context: dg.OpExecutionContext, step_key: str, *, now: datetime) -> Lineage:
@@ -75,12 +77,18 @@ def lineage(context: dg.OpExecutionContext, step_key: str, *, now: datetime) -> 
     """
     instance, run = context.instance, context.run
     ids = [run.run_id]
+    recorded: set[str] = set()
     parent_id = run.parent_run_id
     while parent_id and len(ids) <= _GENERATIONS:
         parent = instance.get_run_by_id(parent_id)
         if parent is None or not parent.is_finished or _succeeded(instance, parent_id, step_key):
             break
         ids.append(parent_id)
+        recorded |= {
+            tag.removeprefix(RUN_TAG_PREFIX)
+            for tag, word in parent.tags.items()
+            if word == RECORDED
+        }
         parent_id = parent.parent_run_id
     record = instance.get_run_record_by_id(ids[-1])
     retried = context.retry_number > 0
@@ -90,6 +98,7 @@ def lineage(context: dg.OpExecutionContext, step_key: str, *, now: datetime) -> 
         from_failure=retried
         or any(run.tags.get(tag) in values for tag, values in _FROM_FAILURE.items()),
         automatic=retried or _AUTOMATIC in run.tags,
+        recorded=frozenset(recorded),
     )
 
 
@@ -230,7 +239,8 @@ def plan(
         if run.is_complete and not run.is_success and not this_attempt:
             continue
         old = run.finished_at is not None and now - run.finished_at > HARVEST_WINDOW
-        if run.is_complete and old:
+        known = str(run.id) in line.recorded and not (line.from_failure or mode == "on")
+        if run.is_complete and (old or known):
             return FRESH
         settled = _union(before, outcomes_of)[0] if wanted else {}
         same = commands_of(run) == tuple(commands)

@@ -231,6 +231,23 @@ def test_a_success_is_not_taken_twice(attempts: Attempts) -> None:
     assert len(attempts.runs) == 2
 
 
+@pytest.mark.parametrize(("from_failure", "runs"), [(True, 1), (False, 2)])
+def test_a_success_that_is_recorded_is_taken_only_from_failure(
+    attempts: Attempts, from_failure: bool, runs: int
+) -> None:
+    """Something after dbt went wrong; who then executes everything again means everything."""
+
+    def failing(context: dg.AssetExecutionContext, dbt_cloud: DbtCloudWorkspace) -> Iterator[Any]:
+        yield from build(context, dbt_cloud)
+        raise ValueError
+
+    attempts.body = failing
+    first = attempts.run()
+    attempts.body = build
+    assert attempts.succeeded(attempts.run(first, from_failure=from_failure))
+    assert len(attempts.runs) == runs
+
+
 def test_an_old_success_is_not_taken(attempts: Attempts) -> None:
     """After a day, new results are what a person means."""
     attempts.body = detached
