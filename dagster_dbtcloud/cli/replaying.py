@@ -83,11 +83,11 @@ def replay(
 
     from dagster_dbtcloud.replay import replay as replay_runs
 
+    _check_home()
+    repository = _definitions(module_name, python_file).get_repository_def()
+    observer = _observer(repository, sensor)
     reports: list[RunReport] = []
-    # first of all: loading code makes the folder of a DAGSTER_HOME that does not exist
     with _instance() as instance:
-        repository = _definitions(module_name, python_file).get_repository_def()
-        observer = _observer(repository, sensor)
         found = replay_runs(
             observer, repository, instance, since=start, run_ids=run_ids, dry_run=dry_run
         )
@@ -138,16 +138,22 @@ def _line(report: RunReport, dry_run: bool) -> str:
     return f"{report.run.id}  {text}"
 
 
-def _instance() -> dg.DagsterInstance:
-    import dagster as dg
-
+def _check_home() -> None:
+    """Refuse what is no instance's home, before loading code makes a folder of that name."""
     home = os.environ.get("DAGSTER_HOME")
     if not home:
         raise ConfigError("DAGSTER_HOME is not set: it says which Dagster instance to write to.")
+    if not (os.path.isabs(home) and os.path.isdir(home)):
+        raise ConfigError(f"DAGSTER_HOME is {home!r}; it must be the whole path of a folder.")
+
+
+def _instance() -> dg.DagsterInstance:
+    import dagster as dg
+
     try:
         return dg.DagsterInstance.get()
     except Exception as error:  # its dagster.yaml may name any class, and a database that is away
-        raise ConfigError(f"The Dagster instance of {home} cannot be opened: {error}") from error
+        raise ConfigError(f"The instance of DAGSTER_HOME cannot be opened: {error}") from error
 
 
 def _definitions(module_name: str | None, file: Path | None) -> dg.Definitions:
