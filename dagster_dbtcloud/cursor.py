@@ -1,6 +1,6 @@
 """The polling sensor's cursor: how far dbt Cloud's history has been recorded, as a short text.
 
-It holds no events and asks nobody; what its parts mean for a tick is said in ``sensor.py``.
+It holds no events and asks nobody; what its parts mean for a tick is said in ``polling.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A finished dbt Cloud run as events for Dagster's event log.
 
 It decides which runs count, fetches what they left, and renders it over what a code location
-declares. It remembers nothing and writes nothing: who reads history in time is ``sensor.py``, who
+declares. It remembers nothing and writes nothing: who reads history in time is ``polling.py``, who
 reads it again is ``replay.py``.
 """
 

@@ -1,7 +1,7 @@
 """The marker in a dbt Cloud run's ``cause`` that ties it to one attempt of a Dagster step.
 
 It writes and reads the text, nothing else; who looks for it is in ``recovery.py`` and
-``sensor.py``.
+``ownership.py``.
 """
 
 from __future__ import annotations

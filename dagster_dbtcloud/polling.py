@@ -69,7 +69,8 @@ _RARER = 1.25
 AT_ONCE = 8
 """Runs whose artifacts are fetched side by side."""
 _OUTAGE = 3
-"""Runs in a row over which dbt Cloud fails, before it is taken for an outage."""
+"""New runs in a row over which dbt Cloud fails, before it is taken for an outage. It may have lost
+what they left, so those that ended long ago do not count: nobody is stuck at them."""
 _FAR = timedelta(days=3650)
 _FINISHED = (RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED)
 
@@ -164,7 +165,7 @@ class Poll:
                     report = self._report(item, cursor, deadline)
                 except (ServerError, ApiConnectionError) as error:
                     failed.append((item, error))
-                    if len(failed) >= _OUTAGE:
+                    if sum(self._is_new(each) for each, _ in failed) >= _OUTAGE:
                         raise
                     continue
                 cursor = self._postpone(failed, reports, cursor)
@@ -443,6 +444,10 @@ class Poll:
             return RunReport(item.run, waiting=_RESULTS, problems=(fault,))
         return RunReport(item.run, quarantined=fault, problems=(fault,))
 
+    def _is_new(self, item: _Item) -> bool:
+        ended = item.run.finished_at
+        return not item.known and ended is not None and self.clock.now() - ended < PATIENCE
+
     def _postpone(
         self,
         failed: list[tuple[_Item, ApiError]],
@@ -572,12 +577,12 @@ def _is_due(since: datetime, polled_at: datetime | None, now: datetime) -> bool:
     """Whether a run that is waited for is looked at: the longer it has been, the more rarely, so
     that a hundred damaged ones leave time for the others.
     """
-    if polled_at is None or now - since >= PATIENCE:
+    if polled_at is None or now - since < _OFTEN:
         return True
-    looks = [
-        int(math.log(max(1.0, (time - since).total_seconds()), _RARER)) for time in (polled_at, now)
-    ]
-    return looks[0] != looks[1] or now - since < _OFTEN
+    before, age = polled_at - since, now - since
+    looks = [int(math.log(max(1.0, time.total_seconds()), _RARER)) for time in (before, age)]
+    is_over = any(before < patience <= age for patience in (PATIENCE, OUTAGE_PATIENCE))
+    return looks[0] != looks[1] or is_over
 
 
 def _is_known(run: Run, cursor: Cursor) -> bool:

@@ -847,6 +847,22 @@ def an_error_500_over_one_run(w: World) -> None:
 
 
 @case
+def an_error_500_over_four_runs_in_a_row(w: World) -> None:
+    w.tick()
+    bad = [w.good(counts=False) for _ in range(4)]
+    for run_id in bad:
+        fault = Fault("status", status=500, path=f"*/runs/{run_id}/*", count=None)
+        w.sandbox.faults.add(fault)
+    w.good()
+    for _ in range(16):
+        w.skip(timedelta(minutes=30))
+        w.tick()
+    cursor = Cursor.from_json(w.cursor)
+    assert cursor is not None
+    assert set(cursor.quarantined) == set(bad)
+
+
+@case
 def a_malformed_run_in_the_list(w: World) -> None:
     now = w.clock.now()
     w.good(finished_at=now)

@@ -29,6 +29,7 @@ EVERY_DAY = {
     "a finish time in the future",
     "a malformed run in the list",
     "an artifact refused for good",
+    "an error 500 over four runs in a row",
     "an outage of artifacts",
     "answers cut",
     "a webhook before the list knows the run",
