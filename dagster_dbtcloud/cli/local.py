@@ -5,6 +5,7 @@ The sandbox is an extra, so it is imported when it is asked for.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,7 +72,9 @@ def sandbox(
             on_ready=on_ready,
         )
     except (room.ProjectError, OSError) as error:
-        raise ConfigError(f"The sandbox does not start: {error}") from error
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        hint = ". Give another --port; 0 takes a free one." if taken else ""
+        raise ConfigError(f"The sandbox does not start: {error}{hint}") from error
 
 
 @click.command()

@@ -98,7 +98,9 @@ def test_a_port_that_is_taken(
     with pytest.raises(SystemExit) as raised:
         main()
     assert raised.value.code == 2
-    assert "in use" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "in use" in told
+    assert "--port" in told
 
 
 def processes_of(folder: Path) -> list[str]:
