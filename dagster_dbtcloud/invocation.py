@@ -270,20 +270,21 @@ class DbtCloudCliInvocation:
     def _earlier_timings(self) -> Mapping[str, float]:
         """Return the seconds that nodes took when the job's newest good run did them."""
         try:
-            listed = self._client.runs(
-                job_id=self.run.job_id,
-                status_in=(RunStatus.SUCCESS,),
-                order_by="-id",
-                include=(),
-                page_size=1,
-            )
-            before = next(listed, None)
-            if before is None:
-                return {}
-            before = self._client.run(before.id, include=("run_steps",))  # lists have no steps
-            return timings([each.results for each in harvest(self._client, before).steps])
+            with self._short_client() as client:  # an estimate is an extra: no outage is waited out
+                listed = client.runs(
+                    job_id=self.run.job_id,
+                    status_in=(RunStatus.SUCCESS,),
+                    order_by="-id",
+                    include=(),
+                    page_size=1,
+                )
+                before = next(listed, None)
+                if before is None:
+                    return {}
+                before = client.run(before.id, include=("run_steps",))  # lists have no steps
+                return timings([each.results for each in harvest(client, before).steps])
         except DbtCloudError:
-            return {}  # an estimate is an extra
+            return {}
 
     def _with_late_logs(self, run: Run) -> Run:
         """Return the finished run with its logs, which dbt Cloud may store a little later."""

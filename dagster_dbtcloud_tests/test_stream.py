@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from dagster_dbtcloud import DbtCloudWorkspace, dbt_cloud_assets
-from dagster_dbtcloud.sandbox import PastStep
+from dagster_dbtcloud.sandbox import Fault, PastStep
 from dagster_dbtcloud_tests.conftest import MakeWorkspace
 from dagster_dbtcloud_tests.stage import Stage, run_results, until
 
@@ -120,6 +120,19 @@ def test_the_log_tells_how_long_it_may_take(live: Live, caplog: pytest.LogCaptur
     assert re.search(r"1 of 4  ok  .*main\.slow .* left\)", caplog.text)
     live.end()
     list(second)
+
+
+def test_nobody_waits_for_an_estimate(live: Live) -> None:
+    """Lists that fail for ten minutes hold up neither events nor the limits of the run."""
+    events = live.stream()
+    live.stage.sandbox.faults.add(Fault("status", place="list", status=503, count=None))
+    live.say(ENDED[SLOW])
+    began = live.stage.clock.monotonic()
+    assert name_of(next(events)) == "slow"
+    assert live.stage.clock.monotonic() - began < 60
+    live.stage.sandbox.faults.clear()
+    live.end()
+    assert len(list(events)) == 3
 
 
 def test_what_only_the_results_tell_is_added(stage: Stage) -> None:
