@@ -23,6 +23,7 @@ from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.dbt.progress import timings
 from dagster_dbtcloud.errors import (
     ApiError,
+    ApiResponseError,
     ConfigError,
     DbtCloudError,
     ManifestError,
@@ -292,7 +293,10 @@ class DbtCloudCliInvocation:
         while waited < _LATE_LOGS_SECONDS and any(_lacks_log(step) for step in run.run_steps):
             self._clock.sleep(2.0)
             waited += 2.0
-            run = patiently(lambda: self._client.run(run_id, include=INCLUDED), clock=self._clock)
+            with suppress(ApiResponseError):  # JSON, but no run: as ``follow`` has it
+                run = patiently(
+                    lambda: self._client.run(run_id, include=INCLUDED), clock=self._clock
+                )
         return run
 
     @contextmanager

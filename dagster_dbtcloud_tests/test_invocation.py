@@ -384,8 +384,9 @@ def test_logs_that_are_stored_late_are_waited_for(built: Stage, sink: Sink) -> N
     assert "played dbt build" in sink.text
 
 
-def test_a_token_refused_once_costs_no_results(built: Stage) -> None:
-    """Gateways refuse good ones at times: also while a finished run's logs are waited for."""
+@pytest.mark.parametrize(("status", "body"), [(401, None), (200, '{"data": [], "status": {}}')])
+def test_one_odd_answer_costs_no_results(built: Stage, status: int, body: str | None) -> None:
+    """Gateways refuse good tokens at times: also while a finished run's logs are waited for."""
     built.sandbox.behaviour.logs_seconds = 6.0
     invocation = built.workspace().cli(["build"])
     waits = 0
@@ -394,7 +395,8 @@ def test_a_token_refused_once_costs_no_results(built: Stage) -> None:
         nonlocal waits
         waits += built.sandbox.run(invocation.run_id)["is_complete"]
         if waits == 2:
-            built.sandbox.faults.add(Fault("status", place="polling", status=401))
+            fault = Fault("status", place="polling", status=status, body=body)
+            built.sandbox.faults.add(fault)
 
     built.clock.hooks.append(refuse)
     assert len(list(invocation.wait())) == 1
