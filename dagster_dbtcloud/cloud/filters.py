@@ -16,14 +16,7 @@ def why_not_production(run: Run) -> str | None:
         return "a CI job"
     if trigger is None:
         return None
-    if trigger.cause_category == "ci" or any(
-        (
-            trigger.github_pull_request_id,
-            trigger.gitlab_merge_request_id,
-            trigger.azure_pull_request_id,
-            trigger.non_native_pull_request_id,
-        )
-    ):
+    if trigger.cause_category == "ci" or trigger.is_pull_request:
         return "a pull request"
     if trigger.schema_override:
         return f"schema override {trigger.schema_override!r}"

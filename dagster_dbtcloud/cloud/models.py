@@ -225,11 +225,18 @@ class RunTrigger(_Model):
     steps_override: tuple[str, ...] | None = None
     created_at: Timestamp = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _azure(cls, data: Any) -> Any:
+        """The documentation of CI jobs has another name for it than the specification."""
+        if isinstance(data, Mapping) and data.get("azure_pull_request_id") is None:
+            return {**data, "azure_pull_request_id": data.get("azure_devops_pull_request_id")}
+        return data
+
     @property
     def is_pull_request(self) -> bool:
         return any(
-            number is not None
-            for number in (
+            (
                 self.azure_pull_request_id,
                 self.github_pull_request_id,
                 self.gitlab_merge_request_id,

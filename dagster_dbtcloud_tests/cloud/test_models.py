@@ -212,6 +212,7 @@ def test_a_nested_job_may_have_a_flat_schedule() -> None:
     "field",
     [
         "azure_pull_request_id",
+        "azure_devops_pull_request_id",
         "github_pull_request_id",
         "gitlab_merge_request_id",
         "non_native_pull_request_id",
@@ -220,7 +221,8 @@ def test_a_nested_job_may_have_a_flat_schedule() -> None:
 def test_a_trigger_of_a_pull_request_is_known(field: str) -> None:
     """By the number that the git provider gave."""
     assert RunTrigger.model_validate({field: 5}).is_pull_request
-    assert not RunTrigger.model_validate({"cause": "x", field: None}).is_pull_request
+    for none in (None, 0):
+        assert not RunTrigger.model_validate({"cause": "x", field: none}).is_pull_request
 
 
 @pytest.mark.parametrize(
