@@ -125,8 +125,8 @@ class DbtCloudClient:
         return self._get(self._v2()).one(Account)
 
     def accounts(self) -> Iterator[Account]:
-        """Walk the accounts that the token sees."""
-        return self._by_offset("/api/v3/accounts/", Account, {})
+        """Walk the accounts that the token sees: few, and this list takes no parameters."""
+        yield from self._get("/api/v3/accounts/").rows(Account)
 
     def projects(self, *, name_contains: str | None = None) -> Iterator[Project]:
         """Walk the account's projects. ``name_contains`` is compared without regard to case."""

@@ -17,7 +17,7 @@ from dagster_dbtcloud.sandbox.faults import first
 from dagster_dbtcloud.sandbox.routing import Answer, Call, Endpoint
 from dagster_dbtcloud.sandbox.state import SUCCESS
 from dagster_dbtcloud.sandbox.store import Doc
-from dagster_dbtcloud.sandbox.wire import not_found
+from dagster_dbtcloud.sandbox.wire import Refusal, not_found
 
 _ORDER = ("id", "name", "created_at")
 _STATES = {"active": [1], "1": [1], "deleted": [2], "2": [2], "all": [1, 2]}
@@ -84,6 +84,7 @@ def states(call: Call, default: str = "active") -> list[int]:
 
 
 def list_accounts(call: Call) -> Answer:
+    call.refuse_beyond(())  # the specification knows no parameter of it
     return call.page("accounts", {"id": call.token.account_id, "state": 1}, shapes.account)
 
 
@@ -181,7 +182,10 @@ def get_job(call: Call) -> Answer:
 
 
 def update_job(call: Call) -> Answer:
-    return Answer(shapes.job(call.cloud, call.cloud.update_job(job_of(call), call.fields)))
+    job = job_of(call)
+    if str(call.fields.get("id")) != str(job["id"]):
+        raise Refusal(400, wire.INVALID, {"id": "The provided id does not match."})
+    return Answer(shapes.job(call.cloud, call.cloud.update_job(job, call.fields)))
 
 
 def delete_job(call: Call) -> Answer:
@@ -217,7 +221,17 @@ def get_job_artifact(call: Call) -> Answer | Response:
 # -- runs --------------------------------------------------------------------------------------
 
 
+# What the specification lists (dbt Cloud API v2, List Runs); anything else was seen to be refused.
+_RUN_FILTERS = frozenset(
+    {"job_definition_id", "project_id", "project_id__in", "environment_id", "deferring_run_id"}
+    | {"pk", "pk__in", "id__gt", "has_docs_generated", "has_sources_generated", "status"}
+    | {"status__in", "state", "created_at__range", "finished_at__range", "dbt_version"}
+    | {"dbt_version__in", "include_related", "limit", "offset", "order_by"}
+)
+
+
 def list_runs(call: Call) -> Answer:
+    call.refuse_beyond(_RUN_FILTERS)
     asked = call.filters(
         {
             "job_definition_id": "job_definition_id",

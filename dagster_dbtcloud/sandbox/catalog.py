@@ -15,7 +15,14 @@ from dagster_dbtcloud.clock import Clock
 from dagster_dbtcloud.sandbox.behaviour import Behaviour
 from dagster_dbtcloud.sandbox.schedule import cron_of
 from dagster_dbtcloud.sandbox.store import Doc, Store
-from dagster_dbtcloud.sandbox.wire import Refusal, mapping, not_found, to_text, whole_number
+from dagster_dbtcloud.sandbox.wire import (
+    INVALID,
+    Refusal,
+    mapping,
+    not_found,
+    to_text,
+    whole_number,
+)
 
 DEFAULT_VERSION = "latest"
 # What a job holds besides its ids and name (dbt Cloud API v2, Job), with what is taken when a
@@ -77,6 +84,7 @@ _JOB_REQUIRED = (
     "project_id", "environment_id", "name", "execution", "settings", "triggers", "state",
     "generate_docs", "run_generate_sources",
 )  # fmt: skip
+_TRIGGERS = ("github_webhook", "git_provider_webhook", "schedule", "on_merge")
 _JOB_TYPES = ("ci", "scheduled", "other", "merge", "exposure_sync", "adaptive", "hybrid")
 
 
@@ -253,6 +261,12 @@ class Catalog:
             field: {**_JOB_DEFAULTS[field], **mapping(field, body[field])}
             for field in ("triggers", "execution", "settings", "schedule")
         }
+        if unknown := [f"'{name}'" for name in parts["triggers"] if name not in _TRIGGERS]:
+            verb = "was" if len(unknown) == 1 else "were"
+            words = (
+                f"Additional properties are not allowed ({', '.join(unknown)} {verb} unexpected)"
+            )
+            raise Refusal(400, INVALID, {"triggers": words})
         parts["schedule"]["cron"] = cron_of(
             mapping("schedule", body["schedule"]), parts["schedule"]
         )

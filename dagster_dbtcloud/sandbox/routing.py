@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -104,16 +104,30 @@ class Call:
                 where[column] = [wire.whole_number(f"{name}__in", word) for word in words]
         return where
 
+    def refuse_beyond(self, known: Collection[str]) -> None:
+        """Raises: Refusal 400 for a parameter that is not ``known``."""
+        unknown = [f"'{name}'" for name in self.query if name not in known]
+        if unknown:
+            verb = "was" if len(unknown) == 1 else "were"
+            raise Refusal(
+                400,
+                wire.INVALID,
+                f"Additional properties are not allowed ({', '.join(unknown)} {verb} unexpected)",
+            )
+
     def ranges(self, fields: Sequence[str]) -> list[tuple[str, Sequence[Any]]]:
-        """Read ``x__range=[from,to]``; both ends count. Raises: Refusal 400."""
+        """Read ``x__range=["from","to"]``, JSON text only (other forms were seen to be refused).
+
+        Both ends count. Raises: Refusal 400.
+        """
         found: list[tuple[str, Sequence[Any]]] = []
         for name in fields:
-            words = wire.listed(self.query.getlist(f"{name}__range"))
-            if not words:
+            text = self.query.get(f"{name}__range")
+            if not text:
                 continue
             try:
-                first, last = (wire.to_text(wire.from_text(word)) for word in words)
-            except ValueError:
+                first, last = (wire.to_text(wire.from_text(word)) for word in json.loads(text))
+            except (ValueError, TypeError, AttributeError):
                 raise Refusal(
                     400,
                     f"{name}__range: two dates are needed.",

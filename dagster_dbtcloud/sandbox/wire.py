@@ -16,6 +16,7 @@ LARGEST = 2**63 - 1
 NOT_FOUND = (
     "The requested resource was not found. Please check that you have the proper permissions."
 )
+INVALID = "The request was invalid. Please double check the provided data and try again."
 
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 

@@ -54,7 +54,7 @@ def listed(call: Call) -> Call:
             [{"id": 4242}],
             "GET",
             "/api/v3/accounts/",
-            {"limit": "100", "offset": "0"},
+            {},
         ),
         (
             listed(lambda c: c.projects(name_contains="Shop")),

@@ -448,13 +448,32 @@ def test_runs_are_filtered_ordered_and_paged(
     first, last = start + timedelta(minutes=10), start + timedelta(minutes=12)
     dates = f'["{first.isoformat()}", "{last.isoformat()}"]'
     assert found(finished_at__range=dates, order_by="finished_at") == by_finish[9:12]
-    raw = f"/runs/?finished_at__range=[{first.isoformat()},{last.isoformat()}]"
-    assert ids(api.get(raw)) == runs[108:111]
+    for text in (f"[{first.isoformat()},{last.isoformat()}]", dates.replace('"', "'")):
+        assert api.get("/runs/", params={"finished_at__range": text}).status_code == 400
     assert api.get("/runs/", params={"order_by": "status"}).status_code == 400
     assert api.get("/runs/", params={"finished_at__range": "[yesterday]"}).status_code == 400
     assert api.get("/runs/", params={"status__in": "[done]"}).status_code == 400
     total = api.get("/runs/", params={"limit": 1}).json()["extra"]["pagination"]
     assert total == {"count": 1, "total_count": 121}
+
+
+def test_what_nobody_knows_is_refused(still: Sandbox, api: httpx.Client) -> None:
+    """Parameters of the list of runs and of accounts, triggers of a job; a job needs its id."""
+    refused = api.get("/runs/", params={"created_at__gte": "x", "status_in": "[1]", "limit": 1})
+    assert refused.status_code == 400
+    assert refused.json()["data"] == (
+        "Additional properties are not allowed ('created_at__gte', 'status_in' were unexpected)"
+    )
+    assert api.get(f"{still.url}/api/v3/accounts/?limit=1").status_code == 400
+    job = data(api.get(f"/jobs/{still.create_job('one')}/"))
+    triggers = {**job["triggers"], "custom_branch_only": False}
+    answer = api.post(f"/jobs/{job['id']}/", json={**job, "triggers": triggers})
+    assert answer.json()["data"] == {
+        "triggers": "Additional properties are not allowed ('custom_branch_only' was unexpected)"
+    }
+    del job["id"]
+    path = f"/jobs/{still.jobs()[0]['id']}/"
+    assert api.post(path, json=job).json()["data"] == {"id": "The provided id does not match."}
 
 
 def test_history_can_be_listed_late_and_lack_artifacts_for_a_while(

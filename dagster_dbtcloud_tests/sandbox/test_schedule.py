@@ -199,7 +199,7 @@ def test_too_many_failures_deactivate_a_job(
 def test_a_changed_job_is_sent_whole(still: Sandbox, api: httpx.Client) -> None:
     """What the specification requires must be there; what becomes of the rest can be chosen."""
     job = api.get(f"/jobs/{still.create_job('one', description='old')}/").json()["data"]
-    few = {key: job[key] for key in ("name", "project_id", "environment_id")}
+    few = {key: job[key] for key in ("id", "name", "project_id", "environment_id")}
     refused = api.post(f"/jobs/{job['id']}/", json=few)
     assert refused.status_code == 400
     assert "execution" in refused.json()["data"]
