@@ -64,14 +64,14 @@ class Observer:
 
     def scope(self, repository: dg.RepositoryDefinition) -> Scope:
         """Return what the code location declares of the workspace; read once."""
-        digest = self.workspace.load_state().manifest.digest[:12]
+        state = self.workspace.load_state()
+        digest = state.manifest.digest[:12]
         known = self._scopes.get(repository)
         if known is None or known[0] != digest:
-            environment_id = self.workspace.ids().environment_id
-            known = self._scopes[repository] = (
-                digest,
-                Scope.of(repository, digest, environment_id),
-            )
+            # the same ids as the specs have
+            ids = self.workspace.ids() if state.pointer is None else state.pointer.ids
+            scope = Scope.of(repository, digest, ids.environment_id)
+            known = self._scopes[repository] = (digest, scope)
         return known[1]
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -593,6 +594,21 @@ def test_a_manifest_that_is_written_anew_keeps_what_is_loaded(
     path.write_bytes(stage.another_manifest())
     stage.put(step("dbt run", (ORDERS, "success")))
     assert told(observer.tick()) == [("materialized", "orders")]
+
+
+def test_a_state_of_an_environment_that_was_production_still_serves(
+    workspace: DbtCloudWorkspace,
+) -> None:
+    """A component's state keeps the ids that it was written with; its assets are still told."""
+    state = workspace.load_state()
+    assert state.pointer is not None
+    pointer = replace(state.pointer, ids=replace(state.pointer.ids, environment_id=7))
+    held = workspace.at_state(replace(state, pointer=pointer))
+    sensor = build_dbt_cloud_polling_sensor(workspace=held)
+    defs = dg.Definitions(assets=load_dbt_cloud_asset_specs(held), sensors=[sensor])
+    observer = observer_of(sensor)
+    assert observer is not None
+    assert ORDERS in observer.scope(defs.get_repository_def()).declared.asset_keys
 
 
 def test_two_sensors_read_their_code_location_once_each(stage: Stage) -> None:
