@@ -272,9 +272,8 @@ class Poll:
         now = self.clock.now()
         for run_id, since in sorted(cursor.waiting.items(), key=lambda pair: (pair[1], pair[0])):
             run = Run(id=run_id)
-            ended = Run(
-                id=run_id, finished_at=since
-            )  # so that a worker that vanished is not for ever
+            # with a time: a worker that vanished is not waited for for ever
+            ended = Run(id=run_id, finished_at=since)
             owner = ownership(self.instance, ended, now=now)
             if owner.waiting:
                 yield _Item(run, since, verdict=RunReport(run, waiting=_OWNED))
