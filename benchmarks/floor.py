@@ -70,6 +70,7 @@ def _asset(number: int, models: int) -> dg.AssetSpec:
             "dagster/table_name": f"analytics.prod.{name}",
             "dagster_dbtcloud/unique_id": unique_id,
             "dagster_dbtcloud/manifest": "0123456789ab",
+            "dagster_dbtcloud/environment": "3",
             "dagster/storage_kind": "snowflake",
             "dagster_dbtcloud/explore_url": dg.MetadataValue.url(
                 "https://cloud.getdbt.com/explore/1/projects/2/environments/production/details/"
@@ -95,5 +96,6 @@ def _check(number: int, test: int, models: int) -> dg.AssetCheckSpec:
         metadata={
             "dagster_dbtcloud/unique_id": project.test_id(number, test),
             "dagster_dbtcloud/manifest": "0123456789ab",
+            "dagster_dbtcloud/environment": "3",
         },
     )

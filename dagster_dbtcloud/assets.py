@@ -171,7 +171,7 @@ def dbt_cloud_assets(
                 refuse_names(specs, refusal)
                 raise
             if stand_ins:
-                # by ``ins``, Dagster lets no dependency name its input that loads nothing
+                # Dagster takes no ``ins`` for a dependency of which nothing is loaded
                 real = {stand_in: key for key, stand_in in stand_ins.items()}
                 definition = definition.with_attributes(asset_key_replacements=real)
             return definition

@@ -10,6 +10,7 @@ from benchmarks import floor, project
 from dagster_dbtcloud import DagsterDbtTranslator
 from dagster_dbtcloud.dbt.manifest import Manifest
 from dagster_dbtcloud.specs import build_specs
+from dagster_dbtcloud.translator import ProjectLinks
 
 MODELS = 60
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,8 @@ def manifest() -> Manifest:
 
 def test_the_floor_has_the_assets_and_checks_of_the_manifest(manifest: Manifest) -> None:
     """Keys, dependencies, texts and versions; else a ratio to it would say nothing."""
-    ours = build_specs(manifest, translator=DagsterDbtTranslator())
+    links = ProjectLinks("https://cloud.getdbt.com", 1, 2, 3)
+    ours = build_specs(manifest, translator=DagsterDbtTranslator(), links=links)
     assets, checks = floor.specs(MODELS)
 
     def shown(specs: object) -> object:
@@ -46,12 +48,15 @@ def test_the_floor_has_the_assets_and_checks_of_the_manifest(manifest: Manifest)
                 spec.code_version,
                 spec.kinds,
                 spec.skippable,
+                {*spec.metadata},
             )
             for spec in specs  # type: ignore[attr-defined]
         }
 
     assert shown(ours.asset_specs) == shown(assets)
-    assert {spec.key for spec in ours.check_specs} == {spec.key for spec in checks}
+    assert {spec.key: {*spec.metadata} for spec in ours.check_specs} == {
+        spec.key: {*spec.metadata} for spec in checks
+    }
     columns = "dagster/column_schema"
     first = {spec.key: spec.metadata[columns] for spec in ours.asset_specs}
     assert first == {spec.key: spec.metadata[columns] for spec in assets}
