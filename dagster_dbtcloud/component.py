@@ -86,6 +86,9 @@ class DbtCloudWorkspaceArgs(dg.Model, dg.Resolvable):
     adhoc_job_pool_mode: str = Field(
         default="overflow", description="When all are busy: overflow, wait, or fail."
     )
+    adhoc_job_pool_wait_seconds: float | None = Field(
+        default=None, description="In mode wait: how long at most."
+    )
     request_timeout: float = Field(
         default=30.0, description="Seconds that one request to dbt Cloud may take."
     )

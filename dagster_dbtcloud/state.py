@@ -555,8 +555,8 @@ def _parsed(source: StateSource, ids: WorkspaceIds) -> State:
     except ApiError as error:
         raise StateError(
             f"No run of environment {ids.environment_id} has a manifest, and `dbt parse` could not "
-            f"be run to get one: {error} Run a job with `dbt build` in this environment, or give "
-            "DbtCloudWorkspace a manifest file."
+            f"be run to get one: {error} If project_id and environment_id are right, run a job "
+            "with `dbt build` in this environment, or give DbtCloudWorkspace a manifest file."
         ) from error
     if found is None:
         raise StateError(

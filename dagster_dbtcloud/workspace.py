@@ -202,6 +202,8 @@ class DbtCloudWorkspace(dg.ConfigurableResource[Any]):
             raise ConfigError(
                 "Give DbtCloudWorkspace either credentials or account_id, token and access_url."
             )
+        if not isinstance(adhoc_job_pool_mode, dg.EnvVar):
+            check_pool(adhoc_job_pool_mode, None)
         super().__init__(
             credentials=credentials,
             project_id=project_id,

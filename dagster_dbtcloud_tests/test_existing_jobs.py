@@ -368,7 +368,7 @@ def test_bad_options_trigger_nothing(stage: Stage, job: int) -> None:
         lambda: workspace.trigger(job, git_sha="main"),
         lambda: workspace.cli(["build"], steps_override=["dbt seed"]),
         lambda: workspace.cli(["build"], thread_override=2),  # type: ignore[call-arg]
-        lambda: stage.workspace(adhoc_job_pool_mode="later").cli(["build"]),
+        lambda: stage.workspace(adhoc_job_pool_mode="later"),
         lambda: stage.workspace(adhoc_job_pool_wait_seconds=-1).cli(["build"]),
     ):
         with pytest.raises(ConfigError):

@@ -271,8 +271,15 @@ def test_a_parse_that_fails_says_where_to_look(stage: Stage) -> None:
 def test_a_token_that_may_not_run_jobs_gets_advice(stage: Stage) -> None:
     """The error says that there is no manifest, and what would bring one."""
     token = stage.sandbox.create_token("readonly")
-    with pytest.raises(StateError, match="Run a job with `dbt build`"):
+    with pytest.raises(StateError, match="run a job with `dbt build`"):
         stage.workspace(token=token).load_state()
+
+
+@pytest.mark.parametrize("name", ["project_id", "environment_id"])
+def test_an_id_that_does_not_exist_is_to_be_looked_at(stage: Stage, name: str) -> None:
+    """dbt Cloud answers it as it does a token that may not make a job."""
+    with pytest.raises(StateError, match="If project_id and environment_id are right"):
+        stage.workspace(**{name: 987_654}).load_state()
 
 
 def test_a_lost_answer_does_not_take_an_old_parse_for_the_new_one(stage: Stage) -> None:
