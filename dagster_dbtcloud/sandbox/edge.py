@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -99,7 +100,11 @@ class _Request:
             await asyncio.sleep(slow.fault.seconds)
         spoilt = first(met, "status", "html", "lost", "reset", "cut", "late_effect")
         if spoilt is None:
-            await self._pass(self.send)
+            try:
+                await self._pass(self.send)
+            except ClientDisconnect:  # gone before its body was read, as after a delay
+                self.effect = False
+                self._note(None)
             return
         fault = spoilt.fault
         if fault.kind == "cut":

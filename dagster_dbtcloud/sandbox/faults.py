@@ -48,7 +48,7 @@ class Fault:
     - ``reset``: the connection is reset (RST).
     - ``cut``: the answer stops half-way; its Content-Length promised more.
     - ``delay``: the answer comes ``seconds`` (of real time) later; so does the effect, unless
-      ``after_effect``.
+      ``after_effect``, and there is none for a client that has left by then.
     - ``late_effect``: the connection is closed without an answer, and the request takes effect
       ``seconds`` (of the sandbox's clock) later.
     - ``late_artifacts``: artifacts answer 404, their list null.

@@ -154,13 +154,19 @@ def test_a_cut_body_promises_more_than_it_sends(still: Sandbox, api: httpx.Clien
     assert api.get(f"/runs/{run}/artifacts/a.json").json() == [1, 2, 3]
 
 
-def test_a_delay_may_end_in_a_time_out(still: Sandbox, api: httpx.Client, job: int) -> None:
-    """The request takes effect all the same, when its time comes."""
+def test_a_delay_may_end_in_a_time_out(
+    still: Sandbox, api: httpx.Client, job: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who has left by then has asked for nothing, and is no fault of the server's."""
     still.faults.add(Fault("delay", seconds=0.05))
     assert api.get(f"/jobs/{job}/").status_code == 200
     still.faults.add(Fault("delay", seconds=0.2, method="POST"))
     with pytest.raises(httpx.ReadTimeout):
         api.post(f"/jobs/{job}/run/", json={"cause": "x"}, timeout=0.05)
+    until(lambda: still.requests[-1].method == "POST")
+    assert (still.requests[-1].status, still.requests[-1].effect) == (None, False)
+    assert len(still.runs()) == 1
+    assert caplog.text == ""
 
 
 def test_artifacts_can_come_late(still: Sandbox, api: httpx.Client, clock: ManualClock) -> None:
