@@ -110,6 +110,9 @@ class DbtCloudCredentials:
             )
         return vars(self)
 
+    def __copy__(self) -> "DbtCloudCredentials":
+        return self
+
     def __deepcopy__(self, memo: object) -> "DbtCloudCredentials":
         return self
 

@@ -522,9 +522,9 @@ def test_dbts_vars_tell_the_partitions(
     sandbox.insert_run(
         nightly, steps=[PastStep("dbt build", artifacts={"run_results.json": content})]
     )
-    begun = time.monotonic()
+    begun = time.process_time()
     events = observer.tick()
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
     assert [event.partition for event in events] == expected
 
 

@@ -428,6 +428,7 @@ def test_a_token_is_copied_and_not_pickled(stage: Stage) -> None:
     for held in (workspace, workspace.credentials):
         with pytest.raises(TypeError, match="EnvVar"):
             pickle.dumps(held)
+    assert copy.copy(workspace.credentials) is workspace.credentials
     assert copy.deepcopy(workspace.credentials) is workspace.credentials
     named = DbtCloudCredentials(account_id=1, token=dg.EnvVar("DBT_CLOUD_TOKEN"))
     assert pickle.loads(pickle.dumps(named)) == named  # noqa: S301 - our own

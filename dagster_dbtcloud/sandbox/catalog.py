@@ -21,6 +21,7 @@ from dagster_dbtcloud.sandbox.wire import (
     mapping,
     not_found,
     to_text,
+    unexpected,
     whole_number,
 )
 
@@ -261,12 +262,8 @@ class Catalog:
             field: {**_JOB_DEFAULTS[field], **mapping(field, body[field])}
             for field in ("triggers", "execution", "settings", "schedule")
         }
-        if unknown := [f"'{name}'" for name in parts["triggers"] if name not in _TRIGGERS]:
-            verb = "was" if len(unknown) == 1 else "were"
-            words = (
-                f"Additional properties are not allowed ({', '.join(unknown)} {verb} unexpected)"
-            )
-            raise Refusal(400, INVALID, {"triggers": words})
+        if unknown := [name for name in parts["triggers"] if name not in _TRIGGERS]:
+            raise Refusal(400, INVALID, {"triggers": unexpected(unknown)})
         parts["schedule"]["cron"] = cron_of(
             mapping("schedule", body["schedule"]), parts["schedule"]
         )

@@ -106,14 +106,9 @@ class Call:
 
     def refuse_beyond(self, known: Collection[str]) -> None:
         """Raises: Refusal 400 for a parameter that is not ``known``."""
-        unknown = [f"'{name}'" for name in self.query if name not in known]
+        unknown = [name for name in self.query if name not in known]
         if unknown:
-            verb = "was" if len(unknown) == 1 else "were"
-            raise Refusal(
-                400,
-                wire.INVALID,
-                f"Additional properties are not allowed ({', '.join(unknown)} {verb} unexpected)",
-            )
+            raise Refusal(400, wire.INVALID, wire.unexpected(unknown))
 
     def ranges(self, fields: Sequence[str]) -> list[tuple[str, Sequence[Any]]]:
         """Read ``x__range=["from","to"]``, JSON text only (other forms were seen to be refused).

@@ -47,6 +47,13 @@ def not_found() -> Refusal:
     return Refusal(404, NOT_FOUND)
 
 
+def unexpected(names: Sequence[str]) -> str:
+    """What is said of properties that nobody knows."""
+    quoted = ", ".join(f"'{name}'" for name in names)
+    verb = "was" if len(names) == 1 else "were"
+    return f"Additional properties are not allowed ({quoted} {verb} unexpected)"
+
+
 def to_text(moment: datetime) -> str:
     """Store a moment: UTC, always with microseconds, so that text order is time order."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00:00")
